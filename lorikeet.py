@@ -1,6 +1,7 @@
-"""The `lorikeet` command: finds the room that a verb belongs to, and loads that room only.
+"""The `lorikeet` command: finds the room that a verb belongs to, loads that room only, and says errors in one line.
 
-Knows the verbs and their one-line helps, nothing of what they do: `lorikeet --help` imports no room.
+Knows the verbs and their one-line helps, nothing else: `lorikeet --help` imports no room. Exit codes: 0 done;
+2 the request can't be carried out (one line on stderr says why); 130 interrupted.
 """
 
 import sys
@@ -17,6 +18,22 @@ VERBS = {
 """verb → (the module that holds its Typer `app`, its help line)."""
 
 
+def main() -> None:
+    """The console script."""
+    verb = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    try:
+        build(verb)()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        from adapters import LorikeetError  # noqa: PLC0415  — `--help` stays instant without it
+
+        if not isinstance(error, LorikeetError):
+            raise
+        typer.echo(f"lorikeet: {error.message} [{error.code}]", err=True)
+        sys.exit(2)
+
+
 def build(verb: str | None) -> typer.Typer:
     """The command tree with only `verb`'s own room loaded; the other verbs are there by name and help."""
     app = typer.Typer(
@@ -26,25 +43,27 @@ def build(verb: str | None) -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    app.callback()(_version_flag)
+    app.callback()(_options)
     for name, (module, help_line) in VERBS.items():
         room = import_module(module).app if name == verb else typer.Typer()
         app.add_typer(room, name=name, help=help_line)
     return app
 
 
-def main() -> None:
-    """The console script."""
-    verb = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    build(verb)()
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version  # noqa: PLC0415  — `--help` stays instant without it
 
-
-def _version_flag(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
-    if version:
-        from importlib.metadata import version as installed  # noqa: PLC0415  — `--help` stays instant without it
-
-        typer.echo(f"lorikeet {installed('lorikeet')}")
+        typer.echo(f"lorikeet {version('lorikeet')}")
         raise typer.Exit
+
+
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    """Options of the command itself."""
 
 
 if __name__ == "__main__":

@@ -1,1 +1,80 @@
-""""""
+"""The registry: which adapters exist, whose they are, which version is live, where the bytes lie."""
+
+from adapters.errors import (
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    KeyRejectedError,
+    LorikeetError,
+    NotFoundError,
+    RefusedError,
+    RegistryError,
+    StorageError,
+    TooLargeError,
+)
+from adapters.fingerprint import BaseFingerprint, fingerprint_base
+from adapters.limits import Limits
+from adapters.names import Reference
+from adapters.refusals import Refusal
+from adapters.registry import Registry, open_registry
+from adapters.settings import RegistrySettings
+from adapters.upload import Member, archive_members, folder_members
+from adapters.values import (
+    Adapter,
+    Alias,
+    ApiKey,
+    Base,
+    Caller,
+    IssuedKey,
+    Kind,
+    Manifest,
+    Module,
+    Published,
+    Scope,
+    Target,
+    Tenant,
+    Version,
+    VersionState,
+)
+from adapters.versions import Probe, ProbeVerdict
+
+__all__ = [
+    "Adapter",
+    "Alias",
+    "ApiKey",
+    "Base",
+    "BaseFingerprint",
+    "Caller",
+    "ConflictError",
+    "ForbiddenError",
+    "InvalidError",
+    "IssuedKey",
+    "KeyRejectedError",
+    "Kind",
+    "Limits",
+    "LorikeetError",
+    "Manifest",
+    "Member",
+    "Module",
+    "NotFoundError",
+    "Probe",
+    "ProbeVerdict",
+    "Published",
+    "Reference",
+    "Refusal",
+    "RefusedError",
+    "Registry",
+    "RegistryError",
+    "RegistrySettings",
+    "Scope",
+    "StorageError",
+    "Target",
+    "Tenant",
+    "TooLargeError",
+    "Version",
+    "VersionState",
+    "archive_members",
+    "fingerprint_base",
+    "folder_members",
+    "open_registry",
+]

@@ -17,7 +17,7 @@ a tenant that is not the caller's. This package knows no HTTP status: the server
 
 
 class LorikeetError(Exception):
-    """What was asked can't be done. `code` is a stable word for machines (`adapter_not_found`), `message` a sentence."""
+    """What was asked can't be done: `code` is a word for machines (`adapter_not_found`), `message` a sentence."""
 
     code = "error"
 

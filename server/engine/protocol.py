@@ -19,6 +19,8 @@ class Health(StrEnum):
 
     STARTING = "starting"
     READY = "ready"
+    STALLED = "stalled"
+    """It has work in hand and has made no token for too long."""
     DEAD = "dead"
 
 
@@ -111,7 +113,7 @@ class Engine(Protocol):
         ...
 
     async def load(self, name: str, path: Path) -> LoadedAdapter:
-        """Load the adapter in the folder `path` into host RAM.
+        """Load the adapter in the folder `path` (absolute) into host RAM.
 
         `name` must be unique to these bytes (it keys the prefix cache together with `path`).
 
@@ -122,7 +124,7 @@ class Engine(Protocol):
         ...
 
     async def unload(self, adapter: LoadedAdapter) -> None:
-        """Drop it from host RAM and from its slot. No running request may be using it. Never raises for a dead engine."""
+        """Drop it from host RAM and from its slot. No running request may use it. Never raises for a dead engine."""
         ...
 
     async def sample(self, prompt: str, adapter: LoadedAdapter | None, *, max_tokens: int) -> Sample:

@@ -1,0 +1,103 @@
+"""What makes two base checkpoints the same: their tensors, their tokenizer, their chat template.
+
+Invariant: how the checkpoint is cut into shards, and what a library's version writes around it, change nothing.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from adapters.errors import InvalidError
+from adapters.names import quoted
+from adapters.safetensors import Entry, SafetensorsError, read_entries
+from adapters.strict_json import parse_strictly
+
+_MAX_HEADER_BYTES: Final = 100_000_000
+"""The format's own limit: a base comes from the operator, not from a stranger."""
+_DOMAIN: Final = b"lorikeet base 1\n"
+
+
+@dataclass(frozen=True, slots=True)
+class BaseFingerprint:
+    """The identity of a base, with what was counted on the way. Digests are `sha256:<hex>`."""
+
+    fingerprint: str
+    chat_template_digest: str | None
+    parameter_count: int
+    size_bytes: int
+    """Of the tensors alone."""
+
+
+def fingerprint_base(folder: Path) -> BaseFingerprint:
+    """Read every byte of the checkpoint in `folder` (0.5 s for 270 MB). Needs no ML stack.
+
+    Raises:
+        InvalidError: `base_unreadable`: there are no safetensors, or they, the tokenizer or its config are broken.
+    """
+    try:
+        digests, entries = _tensor_digests(folder)
+        tokenizer = _tokenizer(folder)
+        template = _chat_template(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidError(f"The base {quoted(folder.name)} can't be read: {error}.", code="base_unreadable") from error
+
+    described = {"tensors": digests, "tokenizer": tokenizer, "chat_template": template}
+    canonical = json.dumps(described, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+    return BaseFingerprint(
+        fingerprint=_sha256(_DOMAIN + canonical),
+        chat_template_digest=None if template is None else _sha256(template.encode("utf-8")),
+        parameter_count=sum(math.prod(entry.shape) for entry in entries),
+        size_bytes=sum(entry.size_bytes for entry in entries),
+    )
+
+
+def _tensor_digests(folder: Path) -> tuple[dict[str, list[Any]], list[Entry]]:
+    """Each tensor's dtype, shape and digest by its name, and all entries."""
+    digests: dict[str, list[Any]] = {}
+    entries: list[Entry] = []
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            for entry in read_entries(path, max_header_bytes=_MAX_HEADER_BYTES):
+                if entry.name in digests:
+                    raise SafetensorsError(f"tensor {entry.name} is in two of its files")
+                total = hashlib.sha256()
+                for chunk in entry.read(file):
+                    total.update(chunk)
+                digests[entry.name] = [entry.dtype, entry.shape, total.hexdigest()]
+                entries.append(entry)
+    if not entries:
+        raise SafetensorsError("it holds no .safetensors file with tensors")
+    return digests, entries
+
+
+def _tokenizer(folder: Path) -> dict[str, Any] | None:
+    """What decides which ids a text becomes. Merges are pairs here; older versions write each as one text."""
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        return None
+    stored = parse_strictly(path.read_bytes())
+    model = stored["model"]
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges") or []]
+    added = [[token["id"], token["content"], token["special"]] for token in stored.get("added_tokens") or []]
+    return {"type": model.get("type"), "vocabulary": model["vocab"], "merges": merges, "added": sorted(added)}
+
+
+def _chat_template(folder: Path) -> str | None:
+    """The text of the default template: a file of its own, or in the tokenizer's config."""
+    path = folder / "chat_template.jinja"
+    if path.exists():
+        return path.read_bytes().decode("utf-8")
+    path = folder / "tokenizer_config.json"
+    template = parse_strictly(path.read_bytes()).get("chat_template") if path.exists() else None
+    if isinstance(template, list):  # several, named
+        template = next((each["template"] for each in template if each["name"] == "default"), None)
+    if not (template is None or isinstance(template, str)):
+        raise ValueError("its chat template is no text")
+    return template
+
+
+def _sha256(raw: bytes) -> str:
+    return f"sha256:{hashlib.sha256(raw).hexdigest()}"

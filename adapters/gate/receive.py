@@ -1,0 +1,89 @@
+"""The upload's bytes onto the disk: exactly the two files of an adapter, under their own names, and not too large."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from adapters.digests import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
+from adapters.limits import MAX_CONFIG_BYTES, MAX_MEMBERS
+from adapters.names import quoted
+from adapters.refusals import Refusal, refusal, refuse_any
+from adapters.upload.members import Member
+
+_IGNORED: Final = frozenset({"README.md"})
+_PLAIN_PATH: Final = re.compile(
+    r"(?:\.?[A-Za-z0-9_-][A-Za-z0-9_.-]*/)*\.?[A-Za-z0-9_-](?:[A-Za-z0-9_.-]*[A-Za-z0-9_-])?"
+)
+_FOREIGN_SUFFIXES: Final = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".gguf", ".ggml", ".npz", ".npy", ".h5")
+_CHUNK_BYTES: Final = 1 << 20
+
+
+def receive(members: Iterable[Member], folder: Path, *, max_weights_bytes: int) -> None:
+    """Write the two files into `folder`, which it makes. Other members are not read, let alone written.
+
+    Raises:
+        RefusedError: `illegal_member_path`, `too_many_members`, `duplicate_file`, `unsupported_format`,
+            `unexpected_file`, `missing_file`, or what reading an archive raises.
+        TooLargeError: `file_too_large`, before more than the allowed bytes are written.
+    """
+    max_bytes = {CONFIG_FILE: MAX_CONFIG_BYTES, WEIGHTS_FILE: max_weights_bytes}
+    folder.mkdir()
+    seen: list[str] = []
+    for path, stream in members:
+        name = _plain_name(path)
+        if name in seen:
+            raise refusal(Refusal.DUPLICATE_FILE, f"{quoted(name)} is there twice.")
+        seen.append(name)
+        if len(seen) > MAX_MEMBERS:
+            raise refusal(
+                Refusal.TOO_MANY_MEMBERS, f"There are more than {MAX_MEMBERS} files; an adapter is {_the_two()}."
+            )
+        if name in max_bytes:
+            _copy(stream, folder / name, max_bytes)
+    _require_the_two(seen)
+
+
+def _plain_name(path: str) -> str:
+    name = path.removeprefix("./")
+    if not _PLAIN_PATH.fullmatch(name):
+        raise refusal(
+            Refusal.ILLEGAL_MEMBER_PATH, f"A file is called {quoted(path)}; an adapter's files are {_the_two()}."
+        )
+    return name
+
+
+def _copy(stream: BinaryIO, path: Path, max_bytes: Mapping[str, int]) -> None:
+    left = max_bytes[path.name]
+    with path.open("xb") as file:
+        while chunk := stream.read(_CHUNK_BYTES):
+            left -= len(chunk)
+            if left < 0:
+                raise refusal(
+                    Refusal.FILE_TOO_LARGE, f"{path.name} has more than the {max_bytes[path.name]} bytes allowed."
+                )
+            file.write(chunk)
+
+
+def _require_the_two(seen: list[str]) -> None:
+    strangers = [name for name in seen if name not in ADAPTER_FILES and name not in _IGNORED]
+    refuse_any(
+        Refusal.UNSUPPORTED_FORMAT,
+        (
+            f"{quoted(name)} is not safetensors: save the adapter with safe_serialization, as {WEIGHTS_FILE}"
+            for name in strangers
+            if name.lower().endswith(_FOREIGN_SUFFIXES)
+        ),
+    )
+    refuse_any(
+        Refusal.UNEXPECTED_FILE,
+        (
+            f"{quoted(name)} is not part of an adapter, which is {_the_two()} and no folder around them"
+            for name in strangers
+        ),
+    )
+    refuse_any(Refusal.MISSING_FILE, (f"There is no {name}" for name in ADAPTER_FILES if name not in seen))
+
+
+def _the_two() -> str:
+    return " and ".join(ADAPTER_FILES)

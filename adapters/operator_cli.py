@@ -1,0 +1,110 @@
+"""`lorikeet adapters tenants|keys|bases`: what an operator sets up before anything is published."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
+
+import typer
+
+from adapters.printing import AsJson, Columns, print_one, print_rows
+from adapters.settings import RegistrySettings
+from adapters.values import Caller, Scope
+
+tenants = typer.Typer(no_args_is_help=True, help="The owners of adapters and keys.")
+keys = typer.Typer(no_args_is_help=True, help="API keys: issued once, stored as a hash.")
+bases = typer.Typer(no_args_is_help=True, help="The base models that the registry knows.")
+
+OptionalTenant = Annotated[
+    str | None, typer.Option("--tenant", help="The tenant; without it, the platform's own keys.")
+]
+
+_TENANT: Final[Columns] = {"tenant": lambda tenant: tenant.name, "created": lambda tenant: tenant.created_at}
+_KEY: Final[Columns] = {
+    "id": lambda key: key.id,
+    "name": lambda key: key.name,
+    "begins": lambda key: f"{key.prefix}…",
+    "scopes": lambda key: key.scopes,
+    "created": lambda key: key.created_at,
+    "expires": lambda key: key.expires_at,
+    "revoked": lambda key: key.revoked_at,
+}
+_ISSUED: Final[Columns] = {
+    "secret": lambda issued: issued.secret,
+    "": lambda _: "Keep it now: it is not shown again.",
+    "id": lambda issued: issued.key.id,
+    "tenant": lambda issued: issued.key.tenant,
+    "scopes": lambda issued: issued.key.scopes,
+    "expires": lambda issued: issued.key.expires_at,
+}
+_BASE: Final[Columns] = {
+    "base": lambda base: base.name,
+    "fingerprint": lambda base: base.fingerprint,
+    "parameters": lambda base: f"{base.parameter_count:,}",
+    "linear layers": lambda base: len(base.modules),
+    "path": lambda base: base.path,
+}
+
+
+@tenants.command("create", epilog="Example: lorikeet adapters tenants create acme")
+def create_tenant(
+    name: Annotated[str, typer.Argument(help="Its name, as it will stand in acme/support.")], *, as_json: AsJson = False
+) -> None:
+    """Add a tenant."""
+    with RegistrySettings().open() as registry:
+        print_one(registry.tenants.create(Caller.operator(), name), _TENANT, as_json=as_json)
+
+
+@tenants.command("list", epilog="Example: lorikeet adapters tenants list --json")
+def list_tenants(*, as_json: AsJson = False) -> None:
+    """Every tenant."""
+    with RegistrySettings().open() as registry:
+        print_rows(registry.tenants.list(Caller.operator()), _TENANT, as_json=as_json)
+
+
+@keys.command("create", epilog="Example: lorikeet adapters keys create --tenant acme --scope infer --scope admin")
+def create_key(
+    *,
+    tenant: Annotated[str | None, typer.Option(help="Whose key it is.")] = None,
+    platform: Annotated[bool, typer.Option("--platform", help="A key that manages every tenant, instead.")] = False,
+    scope: Annotated[
+        list[Scope] | None, typer.Option(help="What a tenant's key may do; repeat it. Without it: infer.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="A name to know it by.")] = "key",
+    expires_days: Annotated[int | None, typer.Option(min=1, max=36500, help="Days until it ends.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Issue a key and print its secret, this once."""
+    if platform == (tenant is not None):
+        raise typer.BadParameter("Name either --tenant or --platform.")
+    default = Scope.PLATFORM if platform else Scope.INFER
+    expires_at = None if expires_days is None else datetime.now(UTC) + timedelta(days=expires_days)
+    with RegistrySettings().open() as registry:
+        issued = registry.keys.issue(
+            Caller.operator(), tenant, name=name, scopes=frozenset(scope or [default]), expires_at=expires_at
+        )
+    print_one(issued, _ISSUED, as_json=as_json)
+
+
+@keys.command("list", epilog="Example: lorikeet adapters keys list --tenant acme")
+def list_keys(*, tenant: OptionalTenant = None, as_json: AsJson = False) -> None:
+    """A tenant's keys, or the platform's own. Never a secret."""
+    with RegistrySettings().open() as registry:
+        print_rows(registry.keys.list(Caller.operator(), tenant), _KEY, as_json=as_json)
+
+
+@keys.command("revoke", epilog="Example: lorikeet adapters keys revoke key-9f2ab4c81d3e5f60 --tenant acme")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="Its id, as `keys list` shows it.")],
+    *,
+    tenant: OptionalTenant = None,
+    as_json: AsJson = False,
+) -> None:
+    """End a key now."""
+    with RegistrySettings().open() as registry:
+        print_one(registry.keys.revoke(Caller.operator(), tenant, key_id), _KEY, as_json=as_json)
+
+
+@bases.command("list", epilog="Example: lorikeet adapters bases list")
+def list_bases(*, as_json: AsJson = False) -> None:
+    """Every base, the newest first. `lorikeet base` adds one."""
+    with RegistrySettings().open() as registry:
+        print_rows(registry.bases.list(Caller.operator()), _BASE, as_json=as_json)

@@ -1,0 +1,73 @@
+"""What the registry's commands print: a table for people, or JSON for programs."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+"""The flag that every command has."""
+
+Columns = Mapping[str, Callable[[Any], object]]
+"""Heading → what of a value stands under it."""
+
+
+def print_rows(values: Sequence[Any], columns: Columns, *, as_json: bool) -> None:
+    """Several values: a table with one row each, or a JSON list."""
+    if as_json:
+        _print_json([asdict(value) for value in values])
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, heading in enumerate(columns):
+        table.add_column(heading, no_wrap=number == 0)  # the first is what other commands take
+    for value in values:
+        table.add_row(*(_shown(read(value)) for read in columns.values()))
+    Console().print(table)
+
+
+def print_one(value: Any, columns: Columns, *, as_json: bool) -> None:  # noqa: ANN401  — any of the registry's values
+    """One value: a line for each column, or a JSON object."""
+    if as_json:
+        _print_json(asdict(value))
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for heading, read in columns.items():
+        table.add_row(heading, _shown(read(value)))
+    # A secret or a digest must stay one line that can be copied, however narrow the terminal.
+    Console(soft_wrap=True).print(table)
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2, default=_as_json))
+
+
+def _as_json(value: object) -> object:
+    match value:
+        case datetime():
+            return value.isoformat()
+        case frozenset():
+            return sorted(value)
+        case _:
+            raise TypeError(f"{type(value).__name__} is not one of the registry's values")
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None:
+            return "–"
+        case datetime():
+            return f"{value:%Y-%m-%d %H:%M} UTC"
+        case StrEnum() | str():
+            return escape(str(value))
+        case tuple() | frozenset():
+            return escape(", ".join(sorted(str(each) for each in value))) or "–"
+        case _:
+            return str(value)

@@ -1,0 +1,123 @@
+"""The adapters' bytes on the local disk, by digest.
+
+    <root>/sha256/<hex>/          adapter_config.json  adapter_model.safetensors  manifest.json
+    <root>/staging/<uuid>/        an upload on its way; gone when it ends
+
+Invariant: a folder under sha256/ is whole. It is synced, its manifest written last, before a rename lets it appear; and
+its files never change afterwards. Knows no tenants: equal bytes are one blob, whoever published them.
+"""
+
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from adapters.digests import ADAPTER_FILES, digest_folder, hex_of
+from adapters.errors import NotFoundError, StorageError
+from adapters.manifests import dump_manifest
+from adapters.values import Manifest
+
+MANIFEST_FILE: Final = "manifest.json"
+
+_ABANDONED_SECONDS: Final = 24 * 3600
+"""No upload takes a day: a staged folder this old belongs to a process that was killed."""
+
+
+class Store:
+    """Safe to use from several threads and processes at once."""
+
+    def __init__(self, root: Path) -> None:
+        """Open the store in `root`, making it if it is not there. Raises StorageError."""
+        self._blobs = root / "sha256"
+        self._staging = root / "staging"
+        with _disk_errors():
+            for folder in (self._blobs, self._staging):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+
+    @contextmanager
+    def stage(self) -> Iterator[Path]:
+        """An empty folder on the store's own file system, for `commit`. It is gone afterwards, whatever happened.
+
+        Raises:
+            StorageError: the disk failed or is full, inside the block too.
+        """
+        folder = self._staging / uuid4().hex
+        with _disk_errors():
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def commit(self, staged: Path, manifest: Manifest) -> None:
+        """Let the adapter in `staged` appear under its digest; nothing happens if it is there already.
+
+        When this returns, a power failure does not undo it.
+        """
+        target = self._blobs / hex_of(manifest.digest)
+        with _disk_errors():
+            for name in ADAPTER_FILES:
+                _seal(staged / name)
+            (staged / MANIFEST_FILE).write_text(json.dumps(dump_manifest(manifest), indent=2, sort_keys=True) + "\n")
+            _seal(staged / MANIFEST_FILE)
+            _sync(staged)
+            try:
+                staged.rename(target)
+            except OSError as error:
+                if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
+                    raise
+            # Also if another got there first: its own sync may be still to come, and our row may not precede it.
+            _sync(self._blobs)
+
+    def folder(self, digest: str) -> Path:
+        """The absolute path of a blob's read-only files. Raises NotFoundError `digest_not_found` unless it is whole."""
+        folder = (self._blobs / hex_of(digest)).absolute()
+        if not (folder / MANIFEST_FILE).is_file():
+            raise NotFoundError("There is nothing with this digest.", code="digest_not_found")
+        return folder
+
+    def verify(self, digest: str) -> None:
+        """Read a blob again. Raises StorageError `blob_damaged` if its bytes are no longer those of its digest."""
+        folder = self.folder(digest)
+        with _disk_errors():
+            if digest_folder(folder) != digest:
+                raise StorageError(f"The stored files of {digest} have changed.", code="blob_damaged")
+
+    def _sweep(self) -> None:
+        for folder in self._staging.iterdir():
+            try:
+                is_abandoned = time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS
+            except FileNotFoundError:  # its upload has just ended
+                continue
+            if is_abandoned:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """The operating system's errors as ours: their own text holds paths."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"The registry's disk can't be used: {error.strerror or 'it failed'}.") from error
+
+
+def _seal(path: Path) -> None:
+    """Read-only and on the disk. The folder stays writable for its owner, or nobody could `rm -r` the registry."""
+    path.chmod(0o444)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,245 @@
+"""Publishing, reading and retiring versions."""
+
+import dataclasses
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters import (
+    Base,
+    Caller,
+    ConflictError,
+    InvalidError,
+    Manifest,
+    NotFoundError,
+    ProbeVerdict,
+    RefusedError,
+    Registry,
+    VersionState,
+    folder_members,
+    open_registry,
+)
+from tests.adapters.conftest import Publish
+from tests.builders import make_adapter_folder
+
+
+def test_a_published_adapter_can_be_promoted_resolved_and_read(
+    registry: Registry, publish: Publish, admin: Caller, user: Caller, base: Base
+) -> None:
+    version = publish(origin={"method": "lora", "run": "r1"}).version
+    registry.aliases.promote(admin, "acme", "support", 1)
+    target = registry.resolve(user, "support")
+    assert (target.label, target.version_id, target.rank) == ("acme/support@1", version.id, 8)
+    assert (target.digest, target.base_fingerprint) == (version.manifest.digest, base.fingerprint)
+    folder = registry.folder(target.digest)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "manifest.json",
+    ]
+    assert version.origin == {"method": "lora", "run": "r1"}
+    assert registry.versions.get(admin, "acme", "support", 1) == version
+
+
+def test_the_same_bytes_are_the_same_version(registry: Registry, publish: Publish, admin: Caller) -> None:
+    first = publish()
+    again = publish(origin={"another": "origin"})
+    assert (first.is_new, again.is_new) == (True, False)
+    assert again.version == first.version
+    assert len(registry.versions.list(admin, "acme", "support")) == 1
+
+
+def test_numbers_are_consecutive_within_an_adapter(publish: Publish) -> None:
+    numbers = [publish(seed=seed).version.number for seed in range(3)]
+    assert numbers == [1, 2, 3]
+    assert publish("other-adapter", seed=1).version.number == 1
+
+
+def test_a_number_is_not_used_again_after_its_version_is_retired(
+    registry: Registry, publish: Publish, admin: Caller
+) -> None:
+    publish(seed=0)
+    publish(seed=1)
+    registry.versions.retire(admin, "acme", "support", 2)
+    assert publish(seed=2).version.number == 3
+
+
+def test_versions_are_listed_the_newest_first(registry: Registry, publish: Publish, admin: Caller) -> None:
+    for seed in range(3):
+        publish(seed=seed)
+    assert [version.number for version in registry.versions.list(admin, "acme", "support")] == [3, 2, 1]
+
+
+def test_two_tenants_with_equal_bytes_share_a_blob_and_nothing_else(publish: Publish, home: Path) -> None:
+    ours, theirs = publish(), publish(tenant="globex")
+    assert ours.version.manifest.digest == theirs.version.manifest.digest
+    assert ours.version.id != theirs.version.id
+    assert theirs.is_new
+    assert len(list((home / "store" / "sha256").iterdir())) == 1
+
+
+def test_a_publish_is_there_after_the_registry_is_opened_again(
+    registry: Registry, publish: Publish, admin: Caller, home: Path
+) -> None:
+    version = publish().version
+    registry.close()
+    with open_registry(home) as reopened:
+        assert reopened.versions.get(admin, "acme", "support", 1) == version
+        reopened.store.verify(version.manifest.digest)
+
+
+def test_many_publishes_at_once_make_each_version_once(
+    registry: Registry, admin: Caller, base: Base, tmp_path: Path
+) -> None:
+    folders = [make_adapter_folder(tmp_path / f"many-{seed}", base, seed=seed) for seed in range(4)]
+    start = threading.Barrier(8)
+
+    def publish_one(index: int) -> tuple[int, bool]:
+        start.wait()
+        members = folder_members(folders[index % 4])
+        published = registry.versions.publish(admin, "acme", "busy", members, base=base.fingerprint)
+        return published.version.number, published.is_new
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(publish_one, range(8)))
+    assert sorted(number for number, is_new in outcomes if is_new) == [1, 2, 3, 4]
+    assert {outcome[0] for outcome in outcomes} == {1, 2, 3, 4}
+
+
+def test_an_unknown_base_is_refused_with_the_known_ones(registry: Registry, admin: Caller) -> None:
+    with pytest.raises(NotFoundError, match="It has: tiny") as caught:
+        registry.versions.publish(admin, "acme", "support", [], base="sha256:nothing")
+    assert caught.value.code == "base_not_found"
+
+
+@pytest.mark.parametrize(
+    "name", ["A b", "-x", "..", "a..b", "x" * 65, "é", "'; DROP", "base", "other", "", "a/b", "a@1"]
+)
+def test_a_name_that_no_adapter_may_have_is_refused(registry: Registry, admin: Caller, base: Base, name: str) -> None:
+    with pytest.raises(InvalidError) as caught:
+        registry.versions.publish(admin, "acme", name, [], base=base.fingerprint)
+    assert caught.value.code == "invalid_adapter_name"
+
+
+@pytest.mark.parametrize(
+    "origin", [{"a": object()}, {"a": float("nan")}, {"a": "x" * 70_000}], ids=["object", "nan", "large"]
+)
+def test_an_origin_that_is_not_small_json_is_refused(publish: Publish, origin: Any) -> None:
+    with pytest.raises(InvalidError) as caught:
+        publish(origin=origin)
+    assert caught.value.code == "invalid_origin"
+
+
+def test_no_caller_can_publish_a_rank_above_the_registrys(base: Base, admin: Caller, tmp_path: Path) -> None:
+    folder = make_adapter_folder(tmp_path / "adapter", base, rank=16)
+    with open_registry(tmp_path / "small", max_rank=8) as registry:
+        registry.tenants.create(Caller.operator(), "acme")
+        registry.bases.add(Caller.operator(), base)
+        with pytest.raises(RefusedError, match="max_rank of 8") as caught:
+            registry.versions.publish(admin, "acme", "support", folder_members(folder), base=base.fingerprint)
+    assert caught.value.code == "rank_too_high"
+
+
+# --- the probe --------------------------------------------------------------------------------------------------------
+
+
+def test_a_version_published_without_an_engine_is_unprobed(
+    registry: Registry, publish: Publish, admin: Caller, user: Caller
+) -> None:
+    assert publish().version.state is VersionState.UNPROBED
+    registry.aliases.promote(admin, "acme", "support", 1)
+    assert not registry.resolve(user, "support").is_probed
+
+
+def test_a_probe_sees_the_canonical_files_and_makes_the_version_ready(publish: Publish) -> None:
+    seen: list[Any] = []
+
+    def probe(folder: Path, manifest: Manifest) -> ProbeVerdict:
+        seen.append((json.loads((folder / "adapter_config.json").read_bytes())["r"], manifest.rank))
+        return ProbeVerdict(is_accepted=True, warnings=("slow",))
+
+    version = publish(probe=probe).version
+    assert seen == [(8, 8)]
+    assert (version.state, version.warnings) == (VersionState.READY, ("slow",))
+
+
+def test_a_probe_that_fails_leaves_nothing_behind(
+    registry: Registry, publish: Publish, admin: Caller, home: Path
+) -> None:
+    with pytest.raises(RefusedError, match="gave NaN") as caught:
+        publish(probe=lambda _folder, _manifest: ProbeVerdict(is_accepted=False, reason="it gave NaN."))
+    assert caught.value.code == "probe_failed"
+    assert registry.adapters.list(admin, "acme") == []
+    assert list((home / "store" / "sha256").iterdir()) == list((home / "store" / "staging").iterdir()) == []
+
+
+def test_a_probe_that_breaks_leaves_nothing_behind(publish: Publish, home: Path) -> None:
+    def probe(_folder: Path, _manifest: Manifest) -> ProbeVerdict:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        publish(probe=probe)
+    assert list((home / "store" / "sha256").iterdir()) == list((home / "store" / "staging").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("is_accepted", "state"), [(True, VersionState.READY), (False, VersionState.REJECTED)], ids=["accepted", "rejected"]
+)
+def test_the_servers_first_load_settles_an_unprobed_version(
+    registry: Registry, publish: Publish, admin: Caller, *, is_accepted: bool, state: VersionState
+) -> None:
+    version = publish().version
+    registry.versions.record_probe(version.id, ProbeVerdict(is_accepted=is_accepted, warnings=("w",)))
+    settled = registry.versions.get(admin, "acme", "support", 1)
+    assert settled == dataclasses.replace(version, state=state, warnings=("w",))
+
+
+def test_a_verdict_on_a_settled_version_changes_nothing(registry: Registry, publish: Publish, admin: Caller) -> None:
+    version = publish(probe=lambda _folder, _manifest: ProbeVerdict(is_accepted=True)).version
+    registry.versions.record_probe(version.id, ProbeVerdict(is_accepted=False))
+    registry.versions.record_probe(12345, ProbeVerdict(is_accepted=False))
+    assert registry.versions.get(admin, "acme", "support", 1) == version
+
+
+def test_publishing_again_with_an_engine_settles_an_unprobed_version(publish: Publish) -> None:
+    publish()
+    again = publish(probe=lambda _folder, _manifest: ProbeVerdict(is_accepted=True))
+    assert (again.is_new, again.version.state) == (False, VersionState.READY)
+
+
+# --- retiring ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_retired_version_is_not_resolved_and_stays_retired(
+    registry: Registry, publish: Publish, admin: Caller, user: Caller
+) -> None:
+    publish()
+    assert registry.resolve(user, "support@1").number == 1
+    assert registry.versions.retire(admin, "acme", "support", 1).state is VersionState.RETIRED
+    assert registry.versions.retire(admin, "acme", "support", 1).state is VersionState.RETIRED
+    with pytest.raises(NotFoundError):
+        registry.resolve(user, "support@1")
+    assert publish().version.state is VersionState.RETIRED
+
+
+def test_a_version_that_an_alias_points_at_is_not_retired(registry: Registry, publish: Publish, admin: Caller) -> None:
+    publish()
+    registry.aliases.promote(admin, "acme", "support", 1, alias="canary")
+    with pytest.raises(ConflictError, match="canary") as caught:
+        registry.versions.retire(admin, "acme", "support", 1)
+    assert caught.value.code == "version_in_use"
+
+
+@pytest.mark.parametrize("number", [0, -1, 2, 10**30])
+def test_a_version_that_is_not_there_is_not_found(
+    registry: Registry, publish: Publish, admin: Caller, number: int
+) -> None:
+    publish()
+    for method in (registry.versions.get, registry.versions.retire, registry.aliases.promote):
+        with pytest.raises(NotFoundError) as caught:
+            method(admin, "acme", "support", number)
+        assert caught.value.code == "version_not_found"
