@@ -1,1 +1,1 @@
-""""""
+"""Turns requests into answers: who calls, which version, is it resident, generate, count."""

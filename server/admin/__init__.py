@@ -1,1 +1,1 @@
-""""""
+"""The admin API's routes, one module a resource, and their wire types."""

@@ -7,18 +7,17 @@ Invariants: an adapter is loaded by `add_lora` before a request may name it, nev
 is drawn once a load and never again; what failed to load is removed, for a half-loaded adapter keeps its slot with the
 previous tenant's weights in it; on the CPU the engine refuses to start with vLLM's own Punica wrapper.
 
-Written for vLLM 0.32. The only module that imports it, beside `punica_cpu` and `plugin`.
+Written for vLLM 0.32, which only this module, `vllm_requests`, `punica_cpu` and `plugin` import.
 """
 
 import asyncio
 import itertools
 import logging
-import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from starlette.types import ASGIApp
 from vllm import SamplingParams
@@ -26,14 +25,11 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.sampling_params import RequestOutputKind
 from vllm.utils.argparse_utils import FlexibleArgumentParser
-from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
-from vllm.v1.metrics.loggers import PrometheusStatLogger
 
 from server.engine.protocol import (
     REQUEST,
@@ -44,8 +40,8 @@ from server.engine.protocol import (
     LoadedAdapter,
     RequestContext,
     Sample,
-    Usage,
 )
+from server.engine.vllm_requests import AdapterLLM, BoundedStatLogger, lora_request_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -79,6 +75,7 @@ class VllmEngine:
             *("--max-num-seqs", str(max_num_seqs), "--kv-cache-memory-bytes", str(kv_cache_memory_bytes)),
             *(("--max-model-len", str(max_model_len)) if max_model_len else ()),
             *("--scheduling-policy", "priority", "--enable-prompt-tokens-details", "--disable-fastapi-docs"),
+            *("--allowed-media-domains", "none.invalid"),  # a multimodal base must not fetch what a client names
             *("--disable-uvicorn-access-log", "--worker-extension-cls", "server.engine.worker_checks.WorkerChecks"),
         ]
         self._base_name, self._slots, self._host_slots, self._max_rank = base_name, slots, host_slots, max_rank
@@ -131,7 +128,7 @@ class VllmEngine:
         adapter = LoadedAdapter(name=name, int_id=next(self._ids), path=path)
         llm = _started(self._llm)
         try:
-            await llm.add_lora(_request_of(adapter))
+            await llm.add_lora(lora_request_of(adapter))
         except VllmDeadError as error:
             raise EngineDeadError("the engine died") from error
         except Exception as error:  # the vLLM seam: failures in its workers arrive as plain Exception
@@ -144,6 +141,7 @@ class VllmEngine:
         """Take the adapter out of host RAM and out of its slot."""
         if self._llm is not None:
             with suppress(Exception):  # the vLLM seam: dead, or never registered; there is nothing left to remove
+                await self._llm.until_unused(adapter)
                 await self._llm.remove_lora(adapter.int_id)
 
     async def sample(self, prompt: str, adapter: LoadedAdapter | None, *, max_tokens: int) -> Sample:
@@ -184,110 +182,6 @@ class VllmEngine:
             raise EngineDeadError(
                 f"LoRA on the CPU must run on {CPU_WRAPPER}, not {found}: is lorikeet itself installed?"
             )
-
-
-class AdapterLLM(AsyncLLM):  # type: ignore[misc]  # vLLM ships no types that strict mode accepts
-    """vLLM's engine client, whose requests carry the adapter that REQUEST names and report their usage to it."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._running = 0
-        self._progress_at = time.monotonic()
-
-    def idle_seconds(self) -> float:
-        """How long the requests in hand have gone without a token; 0 if there are none."""
-        return time.monotonic() - self._progress_at if self._running else 0.0
-
-    def generate(self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any) -> AsyncGenerator[Any, None]:
-        """vLLM's `generate`; REQUEST is read here, at the call, in the request's own context."""
-        return self._generate(REQUEST.get(), prompt, sampling_params, request_id, kwargs)
-
-    async def _generate(
-        self,
-        context: RequestContext | None,
-        prompt: Any,
-        params: Any,
-        request_id: str,
-        kwargs: dict[str, Any],
-    ) -> AsyncGenerator[Any, None]:
-        meter = _UsageMeter(context, request_id, is_delta=params.output_kind == RequestOutputKind.DELTA)
-        outputs = super().generate(prompt, params, request_id, **kwargs | _privileges(context))
-        if not self._running:
-            self._progress_at = time.monotonic()
-        self._running += 1
-        try:
-            async for output in outputs:
-                self._progress_at = time.monotonic()
-                meter.record(output)
-                yield output
-        finally:
-            self._running -= 1
-            await outputs.aclose()  # aborts in the engine what the client no longer waits for
-
-    async def encode(
-        self,
-        prompt: Any,
-        pooling_params: Any,
-        request_id: str,
-        **kwargs: Any,
-    ) -> AsyncGenerator[Any, None]:
-        """vLLM's `encode` (embeddings), with the request's adapter."""
-        context = REQUEST.get()
-        privileges = {key: value for key, value in _privileges(context).items() if key != "data_parallel_rank"}
-        async with aclosing(super().encode(prompt, pooling_params, request_id, **kwargs | privileges)) as outputs:
-            async for output in outputs:
-                if context is not None:
-                    context.on_usage(request_id, Usage(len(output.prompt_token_ids), 0))
-                yield output
-
-
-class _UsageMeter:
-    """Adds up one `generate` call's tokens, over its `n` completions."""
-
-    def __init__(self, context: RequestContext | None, call_id: str, *, is_delta: bool) -> None:
-        self._context, self._call_id, self._is_delta = context, call_id, is_delta
-        self._completion_tokens: dict[int, int] = {}
-
-    def record(self, output: Any) -> None:
-        if self._context is None:
-            return
-        for completion in output.outputs:
-            before = self._completion_tokens.get(completion.index, 0) if self._is_delta else 0
-            self._completion_tokens[completion.index] = before + len(completion.token_ids)
-        usage = Usage(
-            prompt_tokens=len(output.prompt_token_ids or ()),
-            completion_tokens=sum(self._completion_tokens.values()),
-            cached_tokens=output.num_cached_tokens or 0,
-        )
-        self._context.on_usage(self._call_id, usage)
-
-
-class BoundedStatLogger(PrometheusStatLogger):  # type: ignore[misc]  # vLLM ships no types that strict mode accepts
-    """vLLM's metrics without `vllm:lora_requests_info`: one series a combination of adapter names, never removed."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.gauge_lora_info is not None:
-            from prometheus_client import REGISTRY  # noqa: PLC0415
-
-            REGISTRY.unregister(self.gauge_lora_info)
-            self.gauge_lora_info = None
-
-
-def _privileges(context: RequestContext | None) -> dict[str, Any]:
-    """What our side decides and no client may: nothing for calls that vLLM makes by itself, such as its warm-up."""
-    if context is None:
-        return {}
-    adapter = context.adapter
-    return {
-        "lora_request": _request_of(adapter) if adapter else None,
-        "priority": context.priority,
-        "data_parallel_rank": None,
-    }
-
-
-def _request_of(adapter: LoadedAdapter) -> LoRARequest:
-    return LoRARequest(lora_name=adapter.name, lora_int_id=adapter.int_id, lora_path=str(adapter.path))
 
 
 def _started(part: T | None) -> T:

@@ -107,7 +107,9 @@ def real_server(tiny_base: Base, tmp_path_factory: pytest.TempPathFactory) -> It
         for tenant in ("acme", "globex"):
             registry.tenants.create(OPERATOR, tenant)
         both = frozenset({Scope.INFER, Scope.ADMIN})
-        keys = [registry.keys.issue(OPERATOR, tenant, name="test", scopes=both).secret for tenant in ("acme", "globex")]
+        acme, globex = (
+            registry.keys.issue(OPERATOR, tenant, name="test", scopes=both).secret for tenant in ("acme", "globex")
+        )
         platform = registry.keys.issue(OPERATOR, None, name="test", scopes=frozenset({Scope.PLATFORM})).secret
         with LiveServer(lambda: create_app(settings, registry, engine, base=tiny_base, secret=b"s" * 32)) as live:
-            yield RealServer(live, registry, engine, tiny_base, *keys, platform)
+            yield RealServer(live, registry, engine, tiny_base, acme, globex, platform)

@@ -1,5 +1,6 @@
 """The whole server on the real engine: what a client sees."""
 
+import asyncio
 import json
 import socket
 import tarfile
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -188,7 +189,25 @@ def wait_until(is_true: Callable[[], bool], seconds: float = 30) -> None:
         assert time.monotonic() < deadline, "it did not come true"
 
 
-# --- bad uploads -------------------------------------------------------------------------------------------------------
+def test_an_adapter_is_not_unloaded_under_a_request_that_has_not_left_the_engine(
+    server: RealServer, strong_adapters: list[Path]
+) -> None:
+    engine = server.engine
+
+    async def story() -> set[str]:
+        adapter = await engine.load("leaving", strong_adapters[2])
+        generating = asyncio.create_task(engine.sample("Where is", adapter, max_tokens=100), name="generating")
+        while not cast("Any", engine)._llm._running[adapter.int_id]:  # noqa: ASYNC110  — until vLLM has it
+            await asyncio.sleep(0)
+        unloading = asyncio.create_task(engine.unload(adapter), name="unloading")
+        first, rest = await asyncio.wait({generating, unloading}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.gather(*rest)
+        return {task.get_name() for task in first}
+
+    assert server.live.call(story()) == {"generating"}
+
+
+# --- bad uploads ------------------------------------------------------------------------------------------------------
 
 
 def two_files(config: Any, weights: bytes) -> list[tuple[str, tuple[str, bytes]]]:

@@ -1,0 +1,86 @@
+"""The server's ASGI app: which request goes where, and what lives as long as the server does."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from anyio import CapacityLimiter
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from adapters import Base, LorikeetError, Registry
+from server import public
+from server.admin import residency as admin_residency
+from server.admin import tenants as admin_tenants
+from server.admin import versions as admin_versions
+from server.engine.protocol import Engine, EngineError
+from server.errors import error_response, from_framework
+from server.gateway import PATHS, Gateway
+from server.leasing import Leases
+from server.metrics import Metrics
+from server.middleware import BodyCap, Guard, RequestId
+from server.parts import Parts
+from server.residency import Residency
+from server.settings import ServerSettings
+
+ROUTERS = (public.router, admin_tenants.router, admin_versions.router, admin_residency.router)
+PUBLISHING_THREADS = 2
+"""Uploads that the gate works on at once; more wait."""
+FRAMING_BYTES = 1 << 20
+"""What an upload's body may have beyond the weights: the config, and multipart's or an archive's own bytes."""
+
+
+def create_app(settings: ServerSettings, registry: Registry, engine: Engine, *, base: Base, secret: bytes) -> ASGIApp:
+    """The whole server. `base` is what `engine` holds, `secret` keeps tenants apart in the prefix cache.
+
+    The engine starts and stops with the app's lifespan, in the loop that the app runs in; the registry stays open.
+    """
+    metrics = Metrics()
+    residency = Residency(engine, host_slots=settings.max_cpu_loras, load_timeout_seconds=settings.load_timeout_seconds)
+    leases = Leases(registry, engine, residency, metrics, base=base.fingerprint)
+    surface = _surface(Parts(registry, engine, base, residency, leases, metrics, CapacityLimiter(PUBLISHING_THREADS)))
+    app: ASGIApp = _Doors(Gateway(registry, engine, leases, metrics, secret=secret), surface)
+    max_upload_bytes = registry.limits.max_upload_bytes + FRAMING_BYTES
+    app = BodyCap(app, max_body_bytes=settings.max_body_bytes, max_upload_bytes=max_upload_bytes)
+    return RequestId(Guard(app))
+
+
+class _Doors:
+    """Inference goes to the gateway, all else to the routes."""
+
+    def __init__(self, gateway: ASGIApp, surface: ASGIApp) -> None:
+        self._gateway = gateway
+        self._surface = surface
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_inference = scope["type"] == "http" and scope["path"] in PATHS
+        await (self._gateway if is_inference else self._surface)(scope, receive, send)
+
+
+def _surface(parts: Parts) -> FastAPI:
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan, redirect_slashes=False)
+    app.state.parts = parts
+    for router in ROUTERS:
+        app.include_router(router)
+    for kind in (LorikeetError, EngineError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, _answer_error)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    parts: Parts = app.state.parts
+    try:
+        await parts.engine.start()
+        yield {}
+        # uvicorn has drained what ran, or cut it off after its patience, before it comes back here.
+    finally:
+        await parts.residency.close()
+        await parts.engine.stop()
+
+
+async def _answer_error(_request: Request, error: Exception) -> Response:
+    return error_response(from_framework(error))

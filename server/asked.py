@@ -1,0 +1,140 @@
+"""What a client asks for: the JSON body of an inference call, read strictly.
+
+Knows which fields are a client's to set, and nothing of what vLLM makes of the rest: those pass through untouched.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from starlette.datastructures import Headers
+from starlette.types import Receive
+
+from server.errors import BadRequestError, MediaTypeError
+
+MAX_CHOICES = 8
+"""`n`: each choice is a whole generation, cloned inside the event loop."""
+
+OURS = frozenset(
+    {
+        # what other tenants' requests meet: the cache, the queue, ids
+        "cache_salt",
+        "priority",
+        "request_id",
+        "session_id",
+        "data_parallel_rank",
+        # the engine's inside
+        "lora_request",
+        "kv_transfer_params",
+        "ec_transfer_params",
+        "vllm_xargs",
+        "prompt_embeds",
+        "mm_payload",
+        "mm_processor_kwargs",
+        "media_io_kwargs",
+        "return_mm_kwargs",
+        "routed_experts_prompt_start",
+        "stream_interval",
+        "watermarking",
+        # programs: a template runs in the server, and the digest that an adapter was trained with must hold
+        "chat_template",
+        "chat_template_kwargs",
+        # state kept between requests, in one store for all tenants
+        "previous_response_id",
+        "previous_input_messages",
+        "enable_response_messages",
+        "store",
+        "background",
+    }
+)
+"""Fields that are not a client's to set. Null and false ask for nothing, and are dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One inference call, understood as far as the gateway must."""
+
+    name: str | None
+    """The adapter's name as the client wrote it; None asks the base."""
+    fields: Mapping[str, Any]
+    """The rest of the body, free of `adapter` and `model` and of what is not a client's to set."""
+
+    @classmethod
+    def parse(cls, body: bytes, *, base_name: str) -> "Asked":
+        """Understand a request's body.
+
+        Raises:
+            BadRequestError: not strictly JSON, contradictory, or asking for what is not a client's to set.
+        """
+        fields = _strict_json(body)
+        adapter, model = (_name(fields.pop(param, None), param) for param in ("adapter", "model"))
+        model = None if model == base_name else model
+        if adapter and model and adapter != model:
+            raise BadRequestError(
+                "adapter and model name different adapters: send one of them.", code="conflicting_names", param="model"
+            )
+        return cls(adapter or model, _client_fields(fields))
+
+    def body(self, **ours: str) -> bytes:
+        """The body for the engine's app: the client's fields and ours."""
+        return json.dumps({**self.fields, **ours}, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+async def read_body(receive: Receive, headers: Headers) -> bytes:
+    """All of a JSON body; its size is capped by the middleware.
+
+    Raises:
+        MediaTypeError: it says that it is something else, or compressed.
+    """
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise MediaTypeError("The body must be sent as content-type application/json.")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise MediaTypeError("The body must be sent without a content-encoding.")
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body", False):  # the end, or http.disconnect: then what came is not whole JSON
+            return bytes(body)
+
+
+def _strict_json(body: bytes) -> dict[str, Any]:
+    """An object of plain UTF-8 JSON: no NaN, no lone surrogates, no numbers or depths that Python can't hold."""
+    try:
+        fields = json.loads(body.decode(), parse_constant=_refuse_constant)
+        json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError("The body is not valid JSON in UTF-8.", code="invalid_json") from error
+    if not isinstance(fields, dict):
+        raise BadRequestError("The body must be a JSON object.", code="invalid_json")
+    return fields
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _name(value: object, param: str) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.strip():
+        raise BadRequestError(
+            f'{param} must be a name such as "support" or "support@3".', code="invalid_adapter_name", param=param
+        )
+    return value
+
+
+def _client_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    for name in OURS & fields.keys():
+        if fields[name] is not None and fields[name] is not False:
+            raise BadRequestError(f"{name} is not a client's to set.", code="unsupported_parameter", param=name)
+        del fields[name]
+    for name in ("n", "best_of"):
+        choices = fields.get(name)
+        if choices is not None and (type(choices) is not int or not 1 <= choices <= MAX_CHOICES):
+            raise BadRequestError(
+                f"{name} must be a whole number from 1 to {MAX_CHOICES}.", code="invalid_value", param=name
+            )
+    return fields

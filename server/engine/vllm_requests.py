@@ -1,0 +1,145 @@
+"""A request on its way through vLLM: the adapter it carries, what it uses, and when it has really left.
+
+Extends vLLM's own engine client and metrics logger. Knows requests; `server/engine/vllm.py` knows the engine's life.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from prometheus_client import REGISTRY
+from vllm.lora.request import LoRARequest
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+from server.engine.protocol import REQUEST, LoadedAdapter, RequestContext, Usage
+
+
+class AdapterLLM(AsyncLLM):  # type: ignore[misc]  # vLLM ships no types that strict mode accepts
+    """vLLM's engine client, whose requests carry the adapter that REQUEST names and report their usage to it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._running: Counter[int] = Counter()  # requests in hand by adapter id; the base's under 0
+        self._when_unused: dict[int, asyncio.Event] = {}
+        self._progress_at = time.monotonic()
+
+    def idle_seconds(self) -> float:
+        """How long the requests in hand have gone without a token; 0 if there are none."""
+        return time.monotonic() - self._progress_at if self._running else 0.0
+
+    async def until_unused(self, adapter: LoadedAdapter) -> None:
+        """Wait until no request with this adapter is in hand.
+
+        When a client hangs up, vLLM's handler returns before the request it cancelled has left the engine; removing
+        the adapter in between would have the next step read it from the disk again.
+        """
+        if self._running[adapter.int_id]:
+            await self._when_unused.setdefault(adapter.int_id, asyncio.Event()).wait()
+
+    def generate(self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any) -> AsyncGenerator[Any, None]:
+        """vLLM's `generate`; REQUEST is read here, at the call, in the request's own context."""
+        return self._generate(REQUEST.get(), prompt, sampling_params, request_id, kwargs)
+
+    async def _generate(
+        self,
+        context: RequestContext | None,
+        prompt: Any,
+        params: Any,
+        request_id: str,
+        kwargs: dict[str, Any],
+    ) -> AsyncGenerator[Any, None]:
+        meter = _UsageMeter(context, request_id, is_delta=params.output_kind == RequestOutputKind.DELTA)
+        outputs = super().generate(prompt, params, request_id, **kwargs | _privileges(context))
+        int_id = context.adapter.int_id if context and context.adapter else 0
+        if not self._running:
+            self._progress_at = time.monotonic()
+        self._running[int_id] += 1
+        try:
+            async for output in outputs:
+                self._progress_at = time.monotonic()
+                meter.record(output)
+                yield output
+        finally:
+            try:
+                await outputs.aclose()  # aborts in the engine what the client no longer waits for
+            finally:
+                self._leave(int_id)
+
+    def _leave(self, int_id: int) -> None:
+        self._running[int_id] -= 1
+        if not self._running[int_id]:
+            del self._running[int_id]
+            if unused := self._when_unused.pop(int_id, None):
+                unused.set()
+
+    async def encode(
+        self,
+        prompt: Any,
+        pooling_params: Any,
+        request_id: str,
+        **kwargs: Any,
+    ) -> AsyncGenerator[Any, None]:
+        """vLLM's `encode` (embeddings), with the request's adapter."""
+        context = REQUEST.get()
+        privileges = {key: value for key, value in _privileges(context).items() if key != "data_parallel_rank"}
+        async with aclosing(super().encode(prompt, pooling_params, request_id, **kwargs | privileges)) as outputs:
+            async for output in outputs:
+                if context is not None:
+                    context.on_usage(request_id, Usage(len(output.prompt_token_ids), 0))
+                yield output
+
+
+class _UsageMeter:
+    """Adds up one `generate` call's tokens, over its `n` completions."""
+
+    def __init__(self, context: RequestContext | None, call_id: str, *, is_delta: bool) -> None:
+        self._context, self._call_id, self._is_delta = context, call_id, is_delta
+        self._completion_tokens: dict[int, int] = {}
+
+    def record(self, output: Any) -> None:
+        if self._context is None:
+            return
+        for completion in output.outputs:
+            before = self._completion_tokens.get(completion.index, 0) if self._is_delta else 0
+            self._completion_tokens[completion.index] = before + len(completion.token_ids)
+        usage = Usage(
+            prompt_tokens=len(output.prompt_token_ids or ()),
+            completion_tokens=sum(self._completion_tokens.values()),
+            cached_tokens=output.num_cached_tokens or 0,
+        )
+        self._context.on_usage(self._call_id, usage)
+
+
+class BoundedStatLogger(PrometheusStatLogger):  # type: ignore[misc]  # vLLM ships no types that strict mode accepts
+    """vLLM's metrics without `vllm:lora_requests_info`: one series a combination of adapter names, never removed."""
+
+    gauge_lora_info: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        gauge = self.gauge_lora_info
+        if gauge is not None:
+            REGISTRY.unregister(gauge)
+            self.gauge_lora_info = None
+
+
+def _privileges(context: RequestContext | None) -> dict[str, Any]:
+    """What our side decides and no client may: nothing for calls that vLLM makes by itself, such as its warm-up."""
+    if context is None:
+        return {}
+    adapter = context.adapter
+    return {
+        "lora_request": lora_request_of(adapter) if adapter else None,
+        "priority": context.priority,
+        "data_parallel_rank": None,
+    }
+
+
+def lora_request_of(adapter: LoadedAdapter) -> LoRARequest:
+    """vLLM's word for an adapter. Its name and path key the prefix cache, its id the slots."""
+    return LoRARequest(lora_name=adapter.name, lora_int_id=adapter.int_id, lora_path=str(adapter.path))

@@ -1,0 +1,121 @@
+"""The way of an inference request: who calls, which version, a hold on it, the engine's own app, and what it used.
+
+Never 200 with the base's weights under an adapter's name, and never more than what the client may set: the inner app
+sees a body that was read and written anew, and headers of ours alone.
+"""
+
+import hmac
+from contextlib import AsyncExitStack
+from hashlib import sha256
+from http import HTTPMethod
+
+from anyio import to_thread
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from adapters import Caller, Registry, Target
+from adapters import Scope as KeyScope
+from server.answer import Answer
+from server.asked import Asked, read_body
+from server.callers import authenticate, require
+from server.client import Client
+from server.engine.protocol import (
+    REQUEST,
+    AdapterRejectedError,
+    Engine,
+    Health,
+    LoadedAdapter,
+    RequestContext,
+)
+from server.errors import MethodNotAllowedError, NotReadyError
+from server.leasing import Leases, labels_of
+from server.metering import BASE, Outcome, metered
+from server.metrics import Labels, Metrics
+
+PATHS = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/embeddings",
+    }
+)
+"""All that is reachable of the engine's app. It has more, some of which would stop it."""
+
+
+class Gateway:
+    """An ASGI app for PATHS."""
+
+    def __init__(self, registry: Registry, engine: Engine, leases: Leases, metrics: Metrics, *, secret: bytes) -> None:
+        self._registry = registry
+        self._engine = engine
+        self._leases = leases
+        self._metrics = metrics
+        self._secret = secret
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. What it raises is turned into an answer by the middleware."""
+        # Who calls, and may it ask at all?
+        headers = Headers(scope=scope)
+        if scope["method"] != HTTPMethod.POST:
+            raise MethodNotAllowedError("This path takes POST.")
+        caller = require(await authenticate(self._registry, headers), KeyScope.INFER)
+
+        with metered(self._metrics, caller.tenant or "") as meter:
+            # What is asked, and of whom?
+            body = await read_body(receive, headers)
+            asked = Asked.parse(body, base_name=self._engine.info.base_name)
+            self._check_engine()
+
+            async with Client(receive) as client, AsyncExitStack() as held:
+                # The version that the name means now, and a hold on it until the answer ends.
+                target, adapter = None, None
+                with client.patience():
+                    if asked.name is not None:
+                        target, adapter = await self._hold(caller, asked.name, held)
+                if client.is_gone:
+                    meter.outcome = Outcome.CLIENT_GONE
+                    return
+
+                # The engine's own app answers, with our word on what is not a client's to set.
+                meter.labels = labels_of(target) if target else Labels(caller.tenant or "", BASE, "")
+                answer = Answer(scope, send, client, self._engine, adapter=target.label if target else None)
+                inner_body = asked.body(model=self._engine.info.base_name, cache_salt=self._salt(caller))
+                token = REQUEST.set(RequestContext(adapter, on_usage=meter.on_usage))
+                try:
+                    await self._engine.asgi(_inner_scope(scope, inner_body), client.replay(inner_body), answer.send)
+                finally:
+                    REQUEST.reset(token)
+                meter.outcome = answer.outcome
+
+    async def _hold(self, caller: Caller, name: str, held: AsyncExitStack) -> tuple[Target, LoadedAdapter]:
+        target = await to_thread.run_sync(self._registry.resolve, caller, name)
+        try:
+            return target, await held.enter_async_context(self._leases.lease(target))
+        except AdapterRejectedError:
+            # If this was its first load, it is rejected from now on: the 404 of any name that means nothing.
+            await to_thread.run_sync(self._registry.resolve, caller, name)
+            raise
+
+    def _check_engine(self) -> None:
+        if self._engine.health() in {Health.STARTING, Health.DEAD}:
+            raise NotReadyError("The engine is restarting.")
+
+    def _salt(self, caller: Caller) -> str:
+        """What keeps tenants apart in the prefix cache: unguessable, the same for all of a tenant's requests."""
+        return hmac.new(self._secret, (caller.tenant or "").encode(), sha256).hexdigest()
+
+
+def _inner_scope(scope: Scope, body: bytes) -> Scope:
+    """The scope for the engine's app. Only these headers: vLLM takes priorities, ranks and ids from others."""
+    headers = [
+        (b"host", b"engine"),
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"x-request-id", scope["state"]["request_id"].encode()),
+    ]
+    # Below ASGI 2.4 Starlette watches `receive` while it streams; above, it waits for `send` to fail. Ours never does.
+    asgi = {"version": "3.0", "spec_version": "2.3"}
+    return {**scope, "asgi": asgi, "headers": headers, "query_string": b"", "state": {}, "root_path": ""}

@@ -1,0 +1,103 @@
+"""From a version in the registry to a hold on it in the engine."""
+
+import logging
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+from time import monotonic
+
+from anyio import to_thread
+
+from adapters import ConflictError, NotFoundError, ProbeVerdict, Registry, Target, Version, VersionState
+from server.engine.protocol import AdapterRejectedError, Engine, LoadedAdapter
+from server.metrics import Labels, Metrics
+from server.probe import NOT_LOADED, judge
+from server.residency import Residency
+
+log = logging.getLogger(__name__)
+
+
+class Leases:
+    """Hands out leases on versions. A version is probed at its first load, before anybody gets it."""
+
+    def __init__(
+        self, registry: Registry, engine: Engine, residency: Residency, metrics: Metrics, *, base: str
+    ) -> None:
+        self._registry = registry
+        self._engine = engine
+        self._residency = residency
+        self._metrics = metrics
+        self._base = base
+
+    def lease(self, target: Target) -> AbstractAsyncContextManager[LoadedAdapter]:
+        """Hold this version in the engine.
+
+        Raises:
+            ConflictError: it was trained on another base than the one served.
+            AdapterRejectedError: it can't be loaded. If this was its first load, the registry now has it as rejected.
+            AdapterLoadingError: not in time.
+        """
+        if target.base_fingerprint != self._base:
+            raise ConflictError(f"{target.label} belongs to another base than the one served.", code="base_mismatch")
+        return self._residency.lease(str(target.version_id), labels_of(target), partial(self._load, target))
+
+    async def drop(self, version: Version) -> None:
+        """Unload a version as soon as nobody holds it."""
+        await self._residency.drop(str(version.id))
+
+    async def _load(self, target: Target) -> LoadedAdapter:
+        began = monotonic()
+        folder = await self._folder(target)
+        try:
+            adapter = await self._engine.load(f"{target.label}#{target.version_id}", folder)
+        except AdapterRejectedError:
+            log.warning("adapter not loaded", extra={"version": target.label, "digest": target.digest})
+            if not target.is_probed:
+                await self._record(target, NOT_LOADED)
+            raise
+        if not target.is_probed:
+            await self._probe(target, adapter)
+        labels = self._metrics.bounded(labels_of(target))
+        self._metrics.load_seconds.labels(labels.tenant, labels.adapter).observe(monotonic() - began)
+        return adapter
+
+    async def _folder(self, target: Target) -> Path:
+        try:
+            return await to_thread.run_sync(self._registry.folder, target.digest)
+        except NotFoundError as error:
+            log.exception("adapter's files are gone", extra={"version": target.label, "digest": target.digest})
+            raise AdapterRejectedError("the files are gone") from error
+
+    async def _probe(self, target: Target, adapter: LoadedAdapter) -> None:
+        is_accepted = False
+        try:
+            verdict = await judge(self._engine, adapter)
+            await self._record(target, verdict)
+            is_accepted = verdict.is_accepted
+        finally:
+            if not is_accepted:
+                await self._engine.unload(adapter)
+        if not is_accepted:
+            raise AdapterRejectedError(verdict.reason)
+
+    async def _record(self, target: Target, verdict: ProbeVerdict) -> None:
+        await to_thread.run_sync(self._registry.versions.record_probe, target.version_id, verdict)
+
+
+def labels_of(target: Target) -> Labels:
+    """The metric labels of a version."""
+    return Labels(target.tenant, target.adapter, str(target.number))
+
+
+def target_of(version: Version) -> Target:
+    """What a request for this version would resolve to."""
+    return Target(
+        version_id=version.id,
+        tenant=version.tenant,
+        adapter=version.adapter,
+        number=version.number,
+        digest=version.manifest.digest,
+        rank=version.manifest.rank,
+        base_fingerprint=version.manifest.base_fingerprint,
+        is_probed=version.state is not VersionState.UNPROBED,
+    )

@@ -1,0 +1,74 @@
+"""What one request used: tokens as they pass, the time to the first of them, and how it ended.
+
+Counts each request exactly once, however it ends.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from time import monotonic
+
+from server.engine.protocol import Usage
+from server.errors import status_of
+from server.metrics import Labels, Metrics
+
+BASE = "base"
+"""The adapter label of requests to the base itself; no adapter may have this name."""
+
+
+class Outcome(StrEnum):
+    """How a request ended."""
+
+    OK = "ok"
+    REFUSED = "refused"
+    FAILED = "failed"
+    CLIENT_GONE = "client_gone"
+
+    @classmethod
+    def of_status(cls, status: int) -> "Outcome":
+        """The outcome of an answer that was sent whole."""
+        return cls.OK if status < 400 else cls.REFUSED if status < 500 else cls.FAILED  # noqa: PLR2004  — HTTP's classes
+
+
+class Meter:
+    """One request's. `labels` and `outcome` are set as they become known."""
+
+    def __init__(self, metrics: Metrics, labels: Labels) -> None:
+        self.outcome = Outcome.FAILED
+        self.labels = labels
+        self._metrics = metrics
+        self._began = monotonic()
+        self._has_answered = False
+        self._usage: dict[str, Usage] = {}
+
+    def on_usage(self, call_id: str, usage: Usage) -> None:
+        """Count what `usage` adds to what this generate call had used before."""
+        before = self._usage.get(call_id, Usage(0, 0))
+        self._usage[call_id] = usage
+        labels = self._metrics.bounded(self.labels)
+        self._metrics.tokens.labels(*labels, "prompt").inc(max(0, usage.prompt_tokens - before.prompt_tokens))
+        self._metrics.tokens.labels(*labels, "completion").inc(
+            max(0, usage.completion_tokens - before.completion_tokens)
+        )
+        if usage.completion_tokens and not self._has_answered:
+            self._has_answered = True
+            self._metrics.first_token_seconds.labels(labels.tenant, labels.adapter).observe(monotonic() - self._began)
+
+    def finish(self) -> None:
+        """Count the request."""
+        labels = self._metrics.bounded(self.labels)
+        self._metrics.requests.labels(*labels, self.outcome.value).inc()
+        self._metrics.request_seconds.labels(labels.tenant, labels.adapter).observe(monotonic() - self._began)
+
+
+@contextmanager
+def metered(metrics: Metrics, tenant: str) -> Iterator[Meter]:
+    """Measure the request inside the block. What it raises decides the outcome, else whoever set `meter.outcome`."""
+    meter = Meter(metrics, Labels(tenant, "", ""))
+    try:
+        yield meter
+    except Exception as error:
+        meter.outcome = Outcome.of_status(status_of(error))
+        raise
+    finally:
+        meter.finish()

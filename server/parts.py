@@ -1,0 +1,68 @@
+"""What the routes are given: the server's parts, and who calls.
+
+A route's signature says what it needs and who may call it: `PartsDep`, and one of `CallerDep`, `AdminDep`,
+`PlatformDep`. Whose things an admin may touch is the registry's to decide.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from anyio import CapacityLimiter
+from fastapi import Depends, Request
+
+from adapters import Base, Caller, Registry, Scope
+from server.callers import authenticate, require
+from server.engine.protocol import Engine
+from server.leasing import Leases
+from server.metrics import Metrics
+from server.residency import Residency
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Built once by `create_app`."""
+
+    registry: Registry
+    engine: Engine
+    base: Base
+    residency: Residency
+    leases: Leases
+    metrics: Metrics
+    publishing: CapacityLimiter
+    """The threads that uploads may take: they must not use up those that requests need."""
+
+
+def _parts(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+PartsDep = Annotated[Parts, Depends(_parts)]
+
+
+async def _caller(request: Request, parts: PartsDep) -> Caller:
+    return await authenticate(parts.registry, request.headers)
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]
+"""Whoever holds a live API key."""
+
+
+async def _asker(caller: CallerDep) -> Caller:
+    return require(caller, Scope.INFER)
+
+
+async def _admin(caller: CallerDep) -> Caller:
+    return require(caller, Scope.ADMIN, Scope.PLATFORM)
+
+
+async def _platform(caller: CallerDep) -> Caller:
+    return require(caller, Scope.PLATFORM)
+
+
+AskerDep = Annotated[Caller, Depends(_asker)]
+"""Who may ask adapters."""
+AdminDep = Annotated[Caller, Depends(_admin)]
+"""Who may manage some tenant, or all."""
+PlatformDep = Annotated[Caller, Depends(_platform)]
+"""Who may manage what all tenants share."""

@@ -1,0 +1,65 @@
+"""Does the engine load this adapter, and answer sanely with it? Asked once in a version's life, before it answers.
+
+At upload, where the gate calls it from its own thread, or at the first load of a version that was published where no
+engine ran.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+from anyio import from_thread
+
+from adapters import Manifest, Probe, ProbeVerdict
+from server.engine.protocol import AdapterRejectedError, Engine, LoadedAdapter, Sample
+from server.metrics import Labels
+from server.residency import Residency
+
+PROMPT = "Once upon a time, in a small town by the sea, there lived"
+MAX_TOKENS = 8
+NOOP_TOLERANCE = 1e-3
+"""Log-probabilities closer than this to the base's are the base's: what a batch's shape changes in bfloat16 is more."""
+
+NOT_LOADED = ProbeVerdict(is_accepted=False, reason="The engine could not load this adapter.")
+NOT_FINITE = ProbeVerdict(is_accepted=False, reason="With this adapter the model's probabilities are not finite.")
+
+
+async def judge(engine: Engine, adapter: LoadedAdapter) -> ProbeVerdict:
+    """Continue a fixed text greedily with the loaded adapter and with the base.
+
+    Raises:
+        EngineDeadError: there is no verdict.
+    """
+    sample = await engine.sample(PROMPT, adapter, max_tokens=MAX_TOKENS)
+    if not all(map(math.isfinite, sample.logprobs)):
+        return NOT_FINITE
+    base = await engine.sample(PROMPT, None, max_tokens=MAX_TOKENS)
+    return ProbeVerdict(is_accepted=True, warnings=("adapter_is_noop",) if _are_equal(sample, base) else ())
+
+
+def upload_probe(engine: Engine, residency: Residency, labels: Labels) -> Probe:
+    """The gate's probe, for one upload. To be called in a thread that the event loop waits for.
+
+    The adapter takes a place in residency like any other, so that the engine never holds more than it can.
+    """
+
+    async def probe(folder: Path) -> ProbeVerdict:
+        key = f"probe-{uuid4().hex}"
+        try:
+            async with residency.lease(key, labels, partial(engine.load, key, folder)) as adapter:
+                return await judge(engine, adapter)
+        except AdapterRejectedError:
+            return NOT_LOADED
+        finally:
+            await residency.drop(key)
+
+    in_loop: Callable[[Path, Manifest], ProbeVerdict] = lambda folder, _manifest: from_thread.run(probe, folder)  # noqa: E731
+    return in_loop
+
+
+def _are_equal(one: Sample, other: Sample) -> bool:
+    return one.token_ids == other.token_ids and all(
+        math.isclose(a, b, abs_tol=NOOP_TOLERANCE) for a, b in zip(one.logprobs, other.logprobs, strict=True)
+    )

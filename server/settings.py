@@ -1,0 +1,85 @@
+"""What an operator may set, built once at the process's edge. Only this module reads the environment."""
+
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import Any, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server.errors import SettingsError
+
+Rank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
+RANK_LADDER: tuple[Rank, ...] = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks that vLLM's buffers come in. Time and memory follow the step, not an adapter's own rank."""
+
+
+class ServerSettings(BaseSettings):
+    """`LORIKEET_<NAME>` in the environment, or a flag of `lorikeet serve`."""
+
+    model_config = SettingsConfigDict(env_prefix="LORIKEET_", frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    """The address to listen on. Any but a loopback address needs an API key to exist."""
+    port: int = Field(default=8000, ge=1, le=65535)
+    base: str = "smollm2-135m-instruct"
+    """The base to serve: a name, fingerprint or path that the registry knows."""
+    max_loras: PositiveInt = 8
+    """Adapters that one batch can mix (the engine's slots)."""
+    max_cpu_loras: PositiveInt = 64
+    """Adapters kept in host RAM. One place is kept spare for the one being loaded."""
+    max_lora_rank: Rank | None = None
+    """Unset: the step of vLLM's rank ladder that covers the registry's highest rank."""
+    max_model_len: PositiveInt | None = None
+    """Prompt and answer together, in tokens. Unset: what the base was made for."""
+    max_num_seqs: PositiveInt = 16
+    """Sequences in one batch."""
+    kv_cache_memory_bytes: PositiveInt = 1 << 30
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    max_body_bytes: PositiveInt = 4 << 20
+    """The largest request body, save uploads: the registry says how large those may be."""
+    load_timeout_seconds: PositiveFloat = 30.0
+    """How long a request waits for its adapter before it is told to come back (503)."""
+    drain_seconds: PositiveInt = 30
+    """How long running requests may still take after a stop was asked for."""
+
+    @classmethod
+    def build(cls, flags: Mapping[str, Any]) -> Self:
+        """From the environment and the flags that were given (the others are None); flags win.
+
+        Raises:
+            SettingsError: one line that names each wrong setting.
+        """
+        try:
+            return cls(**{name: value for name, value in flags.items() if value is not None})
+        except ValidationError as error:
+            wrong = (f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}" for one in error.errors())
+            raise SettingsError("; ".join(wrong)) from error
+
+    @model_validator(mode="after")
+    def _host_slots_cover_slots(self) -> Self:
+        if self.max_cpu_loras <= self.max_loras:
+            # One place of host RAM is kept spare, and vLLM refuses fewer places in RAM than slots.
+            raise ValueError(f"max_cpu_loras ({self.max_cpu_loras}) must be above max_loras ({self.max_loras})")
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def rank_step(self, registry_max_rank: int) -> int:
+        """The step of the ladder to start the engine at.
+
+        Raises:
+            SettingsError: no step covers the registry's highest rank.
+        """
+        if self.max_lora_rank is not None:
+            return self.max_lora_rank
+        for step in RANK_LADDER:
+            if step >= registry_max_rank:
+                return step
+        raise SettingsError(f"the registry allows rank {registry_max_rank}, vLLM at most {RANK_LADDER[-1]}")

@@ -1,0 +1,95 @@
+"""One table from errors to answers, complete, in one shape."""
+
+import inspect
+from collections.abc import Iterator
+
+import pytest
+
+import adapters
+import server.engine.environment
+import server.errors
+from adapters import ConflictError, LorikeetError
+from server.answer import shaped_error
+from server.engine.protocol import EngineError
+from server.errors import ENGINE_SENTENCES, STATUSES, error_response, status_of
+from tests.server.world import World
+
+
+def tree(root: type[Exception]) -> Iterator[type[Exception]]:
+    yield root
+    for kind in root.__subclasses__():
+        yield from tree(kind)
+
+
+def test_the_table_has_every_error_of_the_registry_the_server_and_the_engine() -> None:
+    rooms = ("adapters.", "server.")
+    kinds = {kind for root in (LorikeetError, EngineError) for kind in tree(root) if kind.__module__.startswith(rooms)}
+    assert kinds == set(STATUSES)
+    assert set(tree(EngineError)) == set(ENGINE_SENTENCES)
+
+
+def test_the_tree_in_the_docstring_is_the_tree_in_the_code() -> None:
+    drawn = inspect.getdoc(server.errors) or ""
+    for kind in tree(server.errors.ServerError):
+        assert kind.__name__ in drawn
+    assert adapters.RegistryError.__name__ in drawn
+
+
+@pytest.mark.parametrize("kind", STATUSES)
+def test_every_error_answers_in_the_one_shape(kind: type[Exception]) -> None:
+    response = error_response(kind("words"))
+    assert response.status_code == STATUSES[kind]
+    assert (response.status_code == 503) == ("retry-after" in response.headers)
+    assert (response.status_code == 401) == ("www-authenticate" in response.headers)
+
+
+def test_what_nobody_foresaw_is_a_500_that_says_nothing() -> None:
+    response = error_response(ZeroDivisionError("/secret/path"))
+    assert response.status_code == 500
+    assert b"secret" not in response.body
+    assert b"internal_error" in response.body
+
+
+def test_a_failed_if_match_is_412() -> None:
+    assert status_of(ConflictError("moved", code="version_conflict")) == 412
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message", "code"),
+    [
+        (
+            400,
+            b'{"error":{"message":"bad n","type":"BadRequestError","param":"n","code":400}}',
+            "bad n",
+            "invalid_request",
+        ),
+        (400, b'{"type":"error","error":{"type":"x","message":"no"}}', "no", "invalid_request"),
+        (404, b'{"detail":"Not Found"}', "Not Found", "not_found"),
+        (422, b'{"detail":[{"loc":["body"]}]}', "Refused.", "invalid_request"),
+        (400, b"<html>", "Refused.", "invalid_request"),
+        (400, b'{"error":{"message":"see /var/lib/x/y.json and /v1"}}', "see … and /v1", "invalid_request"),
+        (500, b'{"error":{"message":"Traceback /opt/x"}}', "The engine failed to answer.", "engine_error"),
+    ],
+)
+def test_the_inner_apps_errors_are_put_into_our_shape(status: int, body: bytes, message: str, code: str) -> None:
+    error = shaped_error(status, body)["error"]
+    assert isinstance(error, dict)
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["message"], error["code"]) == (message, code)
+
+
+def test_a_defect_is_a_500_in_the_one_shape_wherever_it_sits(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("/secret/path")
+
+    monkeypatch.setattr(world.registry.adapters, "list", fail)
+    monkeypatch.setattr(world.registry, "resolve", fail)
+    with world.client() as client:
+        answers = [client.get("/v1/models"), world.ask("support")]
+    for answer in answers:
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+        assert "secret" not in answer.text
+        assert answer.headers["x-request-id"]
+    assert [record.name for record in caplog.records if record.exc_info] == ["server.middleware"] * 2

@@ -1,0 +1,102 @@
+"""A client that hangs up, at whatever phase, gives back its lease and stops its generation."""
+
+import http.client
+import json
+import socket
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.server.world import World, wait_until
+
+CHAT = {"messages": [{"role": "user", "content": "hi"}], "adapter": "support", "max_tokens": 50}
+
+
+def send_chat(world: World, **fields: object) -> http.client.HTTPConnection:
+    """A request on its way, over a connection that the test can cut."""
+    address = urlsplit(world.live.base_url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
+    headers = {"authorization": f"Bearer {world.keys['acme']}", "content-type": "application/json"}
+    connection.request("POST", "/v1/chat/completions", json.dumps(CHAT | fields), headers)
+    return connection
+
+
+def hang_up(connection: http.client.HTTPConnection) -> None:
+    """Cut it as a crashed client does."""
+    connection.sock.shutdown(socket.SHUT_RDWR)
+    connection.close()
+
+
+def wait_until_all_is_given_back(world: World) -> None:
+    wait_until(lambda: not any(world.engine.running.values()))
+    wait_until(lambda: not any(world.residency().values()))
+    wait_until(lambda: world.metric('lorikeet_requests_total{adapter="support",outcome="client_gone"') == 1)
+    assert world.engine.health() == "ready"
+
+
+@pytest.mark.parametrize("fields", [{"stream": True}, {"stream": False}, {"stream": True, "n": 4}])
+def test_before_the_first_byte(world: World, fields: dict[str, object]) -> None:
+    world.publish("acme", "support", seed=1)
+    world.close_gate()
+    connection = send_chat(world, **fields)
+    wait_until(lambda: any(world.engine.running.values()))
+    assert world.residency() == {"acme/support@1": 1}
+    hang_up(connection)
+    wait_until_all_is_given_back(world)
+
+
+def test_in_the_middle_of_a_stream(world: World) -> None:
+    world.publish("acme", "support", seed=1)
+    connection = send_chat(world, stream=True, max_tokens=1900)
+    response = connection.getresponse()
+    assert response.readline().startswith(b"data: ")
+    world.close_gate()
+    assert any(world.engine.running.values())
+    hang_up(connection)
+    response.close()
+    wait_until_all_is_given_back(world)
+
+
+def test_while_the_adapter_is_being_loaded(world: World) -> None:
+    world.publish("acme", "support", seed=1, is_probed=False)  # its first load waits for a probe, which the gate holds
+    world.close_gate()
+    connection = send_chat(world)
+    wait_until(lambda: any(world.engine.running.values()))
+    hang_up(connection)
+    wait_until(lambda: world.residency() == {"acme/support@1": 0})
+    world.open_gate()
+    wait_until(lambda: world.metric('lorikeet_requests_total{adapter="",outcome="client_gone"') == 1)
+    assert world.answer_marks("support")
+
+
+def test_while_waiting_for_room(make_world: Callable[..., World]) -> None:
+    world = make_world(max_loras=1, max_cpu_loras=2)
+    world.publish("acme", "hot", seed=1)
+    world.publish("acme", "support", seed=2)
+    world.close_gate()
+    holder = send_chat(world, adapter="hot", stream=True)
+    wait_until(lambda: world.residency() == {"acme/hot@1": 1})
+    waiter = send_chat(world)
+    wait_until(lambda: world.residency() == {"acme/hot@1": 1, "acme/support@1": 1})
+    hang_up(waiter)
+    wait_until(lambda: world.residency() == {"acme/hot@1": 1})
+    hang_up(holder)
+    wait_until(lambda: world.residency() == {"acme/hot@1": 0})
+
+
+def test_when_all_room_is_held_a_request_waits_and_is_then_told_to_come_back(make_world: Callable[..., World]) -> None:
+    world = make_world(max_loras=1, max_cpu_loras=2, load_timeout_seconds=0.2)
+    world.publish("acme", "hot", seed=1)
+    world.publish("acme", "support", seed=2)
+    world.close_gate()
+    holder = send_chat(world, adapter="hot")
+    wait_until(lambda: world.residency() == {"acme/hot@1": 1})
+    response = world.ask("support")
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "adapter_loading")
+    assert response.headers["retry-after"]
+    world.open_gate()
+    with holder.getresponse() as answer:
+        assert answer.status == 200
+    holder.close()
+    assert world.ask("support").status_code == 200

@@ -1,0 +1,99 @@
+"""A promote under load: no request fails, none is answered by a mixture, and the new version answers afterwards."""
+
+import threading
+from typing import Any
+
+from tests.server.world import World, in_thread, wait_until
+
+CALLERS = 4
+MIN_ANSWERS = 12
+
+
+def test_no_request_fails_or_is_mixed_while_versions_change(world: World) -> None:
+    marks = {}
+    for number in (1, 2, 3):
+        world.publish("acme", "support", seed=number, promote=number == 1)
+        marks[f"acme/support@{number}"] = world.answer_marks(f"support@{number}")
+    answers: list[tuple[str, set[str]]] = []
+    is_over = threading.Event()
+
+    def call() -> None:
+        with world.openai() as client:
+            while not is_over.is_set():
+                chat = client.chat.completions.with_raw_response.create(
+                    model="support", messages=[{"role": "user", "content": "hi"}], stream=True, max_tokens=20
+                )
+                words = "".join(chunk.choices[0].delta.content or "" for chunk in chat.parse())
+                answers.append((chat.headers["x-lorikeet-adapter"], world.marks(words)))
+
+    callers = [in_thread(call) for _ in range(CALLERS)]
+    with world.client("acme-admin") as admin:
+        for number in (2, 3, 1, 2):
+            before = len(answers)
+            wait_until(lambda before=before: len(answers) >= before + MIN_ANSWERS)  # type: ignore[misc]
+            path = "/admin/v1/tenants/acme/adapters/support/aliases/live"
+            assert admin.put(path, json={"version": number}).status_code == 200
+            assert world.answer_marks("support") == marks[f"acme/support@{number}"]
+    is_over.set()
+    for caller in callers:
+        caller()
+    assert all(said == marks[label] for label, said in answers)
+    assert {label for label, _ in answers} == set(marks)
+
+
+def test_a_promote_makes_the_version_resident_before_it_is_asked(world: World) -> None:
+    world.publish("acme", "support", seed=1, promote=False)
+    assert _point(world, 1).status_code == 200
+    assert world.residency() == {"acme/support@1": 0}
+
+
+def test_a_version_that_the_engine_refuses_is_not_promoted(world: World) -> None:
+    world.publish("acme", "support", seed=1)
+    world.publish("acme", "support", seed=2, promote=False, is_probed=False, rank=32)
+    response = _point(world, 2)
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "version_not_ready")
+    assert _point(world, 2).json()["error"]["code"] == "version_not_ready"
+    assert world.ask("support").headers["x-lorikeet-adapter"] == "acme/support@1"
+
+
+def test_two_admins_that_promote_from_the_same_revision_do_not_overwrite_each_other(world: World) -> None:
+    for number in (1, 2):
+        world.publish("acme", "support", seed=number, promote=False)
+    etag = _point(world, 1).headers["etag"]
+    assert _point(world, 2, etag).status_code == 200
+    late = _point(world, 1, etag)
+    assert (late.status_code, late.json()["error"]["code"]) == (412, "version_conflict")
+    assert _point(world, 1, "rubbish").status_code == 400
+
+
+def test_a_roll_back_returns_to_the_version_before(world: World) -> None:
+    for number in (1, 2):
+        world.publish("acme", "support", seed=number)
+    with world.client("acme-admin") as admin:
+        back = admin.post("/admin/v1/tenants/acme/adapters/support/rollback")
+        assert (back.status_code, back.json()["version"]) == (200, 1)
+        assert world.ask("support").headers["x-lorikeet-adapter"] == "acme/support@1"
+        again = admin.post("/admin/v1/tenants/acme/adapters/support/rollback")
+    assert (again.status_code, again.json()["error"]["code"]) == (409, "nothing_to_roll_back")
+
+
+def test_a_retired_version_leaves_the_engine_and_finishes_what_runs(world: World) -> None:
+    for number in (1, 2):
+        world.publish("acme", "support", seed=number, promote=number == 2)
+    world.close_gate()
+    running = in_thread(lambda: world.ask("support@1"))
+    wait_until(lambda: world.residency().get("acme/support@1") == 1)
+    with world.client("acme-admin") as admin:
+        assert admin.delete("/admin/v1/tenants/acme/adapters/support/versions/1").json()["state"] == "retired"
+        assert admin.delete("/admin/v1/tenants/acme/adapters/support/versions/2").status_code == 409
+    assert world.ask("support@1").status_code == 404
+    assert world.residency() == {"acme/support@1": 1}
+    world.open_gate()
+    assert running().status_code == 200
+    wait_until(lambda: world.residency() == {})
+
+
+def _point(world: World, number: int, etag: str | None = None) -> Any:
+    with world.client("acme-admin") as admin:
+        path = "/admin/v1/tenants/acme/adapters/support/aliases/live"
+        return admin.put(path, json={"version": number}, headers={"if-match": etag} if etag else {})

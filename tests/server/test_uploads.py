@@ -1,0 +1,135 @@
+"""An upload over HTTP: served at once, without a restart; or refused, with nothing left of it."""
+
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.builders import adapter_config, adapter_tensors, safetensors_bytes
+from tests.server.world import OPERATOR, World
+
+VERSIONS = "/admin/v1/tenants/acme/adapters/support/versions"
+NAMES = ("adapter_config.json", "adapter_model.safetensors")
+Files = dict[str, bytes]
+
+
+def files_of(folder: Path) -> Files:
+    return {name: (folder / name).read_bytes() for name in NAMES}
+
+
+def as_multipart(files: Files) -> dict[str, Any]:
+    return {"files": [("files", (name, content)) for name, content in files.items()]}
+
+
+def as_tar(files: Files, mode: str = "w:gz") -> dict[str, Any]:
+    body = io.BytesIO()
+    with tarfile.open(fileobj=body, mode=mode) as archive:  # type: ignore[call-overload]  # its modes are literals
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return {"content": body.getvalue()}
+
+
+def as_zip(files: Files) -> dict[str, Any]:
+    body = io.BytesIO()
+    with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return {"content": body.getvalue()}
+
+
+def post(world: World, upload: dict[str, Any], *, key: str = "acme-admin", query: str = "") -> httpx.Response:
+    with world.client(key) as client:
+        return client.post(VERSIONS + query, **upload)
+
+
+@pytest.mark.parametrize("pack", [as_multipart, as_tar, lambda files: as_tar(files, "w"), as_zip])
+def test_an_upload_is_probed_promoted_and_answers_at_once(
+    world: World, pack: Callable[[Files], dict[str, Any]]
+) -> None:
+    response = post(world, pack(files_of(world.make_folder(seed=1))), query="?promote=true")
+    assert response.status_code == 201, response.text
+    assert (response.json()["label"], response.json()["state"]) == ("acme/support@1", "ready")
+    assert world.ask("support").headers["x-lorikeet-adapter"] == "acme/support@1"
+    assert world.residency() == {"acme/support@1": 0}
+
+
+def test_the_same_bytes_again_are_the_same_version(world: World) -> None:
+    upload = as_multipart(files_of(world.make_folder(seed=1)))
+    first, second = post(world, upload), post(world, upload)
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert first.json()["version"] == second.json()["version"] == 1
+
+
+def test_an_adapter_that_changes_nothing_is_taken_with_a_warning(world: World) -> None:
+    response = post(world, as_multipart(files_of(world.make_folder(seed=1, strength=0))))
+    assert response.status_code == 201
+    assert response.json()["warnings"] == ["adapter_is_noop"]
+
+
+def bad_uploads(world: World) -> dict[str, dict[str, Any]]:
+    good = files_of(world.make_folder(seed=1))
+    config, weights = NAMES
+    tensors = adapter_tensors(world.base, 8)
+    return {
+        "no body": {"content": b""},
+        "not an archive": {"content": b"hello" * 100},
+        "only the config": as_multipart({config: good[config]}),
+        "a stranger among the files": as_multipart(good | {"evil.py": b"import os"}),
+        "a path for a name": as_tar({f"../../{name}": content for name, content in good.items()}),
+        "truncated weights": as_multipart(good | {weights: good[weights][:-10]}),
+        "a pickle": as_zip(good | {weights: b"\x80\x04K\x01."}),
+        "a config that is a list": as_multipart(good | {config: b"[]"}),
+        "a rank that the registry refuses": as_multipart(good | {config: json.dumps(adapter_config(128)).encode()}),
+        "a rank that only the engine refuses": as_multipart(files_of(world.make_folder(seed=1, rank=32))),
+        "a name that is no base's": as_multipart(
+            good | {weights: safetensors_bytes({"x": next(iter(tensors.values()))})}
+        ),
+        "a field instead of a file": {"data": {"a": "b"}, "files": [("files", (config, good[config]))]},
+        "multipart without a boundary": {"content": b"x", "headers": {"content-type": "multipart/form-data"}},
+        "a broken gzip": {"content": as_tar(good)["content"][:-50]},
+    }
+
+
+def test_a_bad_upload_is_refused_with_a_code_and_leaves_nothing(world: World) -> None:
+    golden = world.ask().json()["choices"]
+    store = world.registry.store
+    for name, upload in bad_uploads(world).items():
+        response = post(world, upload, query="?promote=true")
+        assert response.status_code in {400, 413, 422}, (name, response.text)
+        assert set(response.json()["error"]) == {"message", "type", "param", "code"}, name
+        assert str(world.folder.parent) not in response.text, name
+        assert world.registry.adapters.list(OPERATOR, "acme") == [], name
+        assert world.residency() == {}, name
+        assert world.engine.loaded == {}, name
+        assert world.ask().json()["choices"] == golden, name
+    left = [path for path in (world.folder.parent / "home" / "store").rglob("*") if path.is_file()]
+    assert left == [], store
+
+
+def test_an_upload_that_the_probe_refuses_says_so(world: World) -> None:
+    response = post(world, as_multipart(files_of(world.make_folder(seed=1, rank=32))))
+    assert (response.status_code, response.json()["error"]["code"]) == (422, "probe_failed")
+
+
+def test_strangers_are_turned_away_before_their_bytes_are_read(world: World) -> None:
+    upload = as_multipart(files_of(world.make_folder(seed=1)))
+    assert post(world, upload, key="acme").status_code == 403
+    assert post(world, upload, key="zoo-admin").status_code == 404
+    assert post(world, upload, key="platform").status_code == 201
+
+
+def test_an_upload_finds_room_when_the_engine_is_full_of_idle_adapters(world: World) -> None:
+    for seed in range(3):
+        world.publish("acme", f"adapter-{seed}", seed=seed)
+        world.answer_marks(f"adapter-{seed}")
+    assert len(world.residency()) == 3
+    assert post(world, as_multipart(files_of(world.make_folder(seed=9)))).status_code == 201
+    assert len(world.engine.loaded) <= 3
