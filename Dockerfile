@@ -7,7 +7,8 @@ ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 ARG ACCELERATOR=cpu
-# hadolint ignore=DL3008  — Debian removes a version when it mends it: a pin would break the build, not fix it
+# Not pinned: Debian removes a version when it mends it, and a pin would then break the build.
+# hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends make \
  && rm -rf /var/lib/apt/lists/*
@@ -30,7 +31,7 @@ RUN apt-get update \
 COPY --from=build /opt/lorikeet /opt/lorikeet
 ENV PATH=/opt/lorikeet/.venv/bin:${PATH} \
     LORIKEET_HOME=/var/lib/lorikeet
-USER lorikeet
+USER 10001
 WORKDIR /var/lib/lorikeet
 VOLUME /var/lib/lorikeet
 EXPOSE 8000

@@ -22,6 +22,7 @@ class ServerSettings(BaseSettings):
     host: str = "127.0.0.1"
     """The address to listen on. Any but a loopback address needs an API key to exist."""
     port: int = Field(default=8000, ge=1, le=65535)
+    """The port to listen on."""
     base: str = "smollm2-135m-instruct"
     """The base to serve: a name, fingerprint or path that the registry knows."""
     max_loras: PositiveInt = 8
@@ -35,7 +36,9 @@ class ServerSettings(BaseSettings):
     max_num_seqs: PositiveInt = 16
     """Sequences in one batch."""
     kv_cache_memory_bytes: PositiveInt = 1 << 30
+    """Memory for the keys and values of running requests and of the prefix cache."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    """What the base is computed in; auto is what its checkpoint says."""
     max_body_bytes: PositiveInt = 4 << 20
     """The largest request body, save uploads: the registry says how large those may be."""
     load_timeout_seconds: PositiveFloat = 30.0

