@@ -14,7 +14,7 @@ from adapters.errors import (
 )
 from adapters.fingerprint import BaseFingerprint, fingerprint_base
 from adapters.limits import Limits
-from adapters.names import Reference
+from adapters.names import Reference, require_adapter_name
 from adapters.refusals import Refusal
 from adapters.registry import Registry, open_registry
 from adapters.settings import RegistrySettings
@@ -77,4 +77,5 @@ __all__ = [
     "fingerprint_base",
     "folder_members",
     "open_registry",
+    "require_adapter_name",
 ]

@@ -1,16 +1,19 @@
-"""The base models that the registry knows. They belong to no tenant: the platform adds them, every admin sees them."""
+"""The base models that the registry knows. They belong to no tenant: the platform adds them, every admin sees them.
+
+Invariant: no base is called as an adapter is. A request names either in one field, and the base would answer it.
+"""
 
 import builtins
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from adapters.access import Action, allow
 from adapters.database import Database
-from adapters.errors import NotFoundError
-from adapters.names import quoted
-from adapters.schema import BASES
+from adapters.errors import ConflictError, NotFoundError
+from adapters.names import could_mean, quoted
+from adapters.schema import ADAPTERS, BASES, TENANTS
 from adapters.values import Base, Caller, Module
 
 
@@ -24,6 +27,9 @@ class Bases:
         """Enter a base, or say anew what is known of the one with this fingerprint. Platform only.
 
         Two bases may share a name: it means the one that was entered last.
+
+        Raises:
+            ConflictError: `name_taken_by_adapter`, whichever tenant has it.
         """
         allow(caller, Action.OPERATE)
         columns = {
@@ -36,6 +42,7 @@ class Bases:
             "created_at": base.created_at,
         }
         with self._database.write() as connection:
+            _require_no_adapter_called(connection, base.name)
             renewed = connection.execute(update(BASES).where(BASES.c.fingerprint == base.fingerprint).values(columns))
             if not renewed.rowcount:
                 connection.execute(insert(BASES).values(fingerprint=base.fingerprint, **columns))
@@ -63,6 +70,26 @@ class Bases:
         with self._database.read() as connection:
             rows = connection.execute(select(BASES).order_by(BASES.c.created_at.desc(), BASES.c.id.desc()))
             return [_as_base(row) for row in rows]
+
+
+def require_no_base_called(connection: Connection, tenant: str, adapter: str) -> None:
+    """Raise ConflictError `name_taken_by_base` if a request for the adapter would be one for a base."""
+    if any(could_mean(name, tenant, adapter) for name in connection.execute(select(BASES.c.name)).scalars()):
+        raise ConflictError(
+            f"A base model is called {quoted(adapter)}, and a request by that name means the base: choose another.",
+            code="name_taken_by_base",
+        )
+
+
+def _require_no_adapter_called(connection: Connection, name: str) -> None:
+    # Every tenant's row, as a publish locks its own: no adapter begins to exist while this looks.
+    connection.execute(select(TENANTS.c.id).order_by(TENANTS.c.id).with_for_update())
+    called = select(TENANTS.c.name.label("tenant"), ADAPTERS.c.name).join(TENANTS, TENANTS.c.id == ADAPTERS.c.tenant_id)
+    if any(could_mean(name, row.tenant, row.name) for row in connection.execute(called)):
+        raise ConflictError(
+            f"An adapter is called {quoted(name)}, and a request by that name means it: give the base another name.",
+            code="name_taken_by_adapter",
+        )
 
 
 def _as_base(row: Row[Any]) -> Base:

@@ -1,9 +1,9 @@
 """`lorikeet adapters`: the registry from a shell, as its operator."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, BinaryIO, Final
 
 import typer
 
@@ -170,15 +170,24 @@ def _version(text: str) -> tuple[str, str, int]:
 
 @contextmanager
 def _members(upload: Path, registry: Registry) -> Iterator[Iterator[Member]]:
-    if upload.is_dir():
-        yield folder_members(upload)
-        return
-    try:
-        file = upload.open("rb")
-    except OSError as error:
-        raise InvalidError(f"{quoted(str(upload))} can't be read: {error.strerror}.", code="file_unreadable") from error
-    with file:
-        yield archive_members(file, max_bytes=registry.limits.max_upload_bytes)
+    with ExitStack() as opened:
+        try:
+            if upload.is_dir():
+                members = folder_members(upload)
+            else:
+                file = opened.enter_context(_open_plain(upload))
+                members = archive_members(file, max_bytes=registry.limits.max_upload_bytes)
+        except OSError as error:
+            why = error.strerror or "it is no plain file"
+            raise InvalidError(f"{quoted(str(upload))} can't be read: {why}.", code="file_unreadable") from error
+        yield members
+
+
+def _open_plain(path: Path) -> BinaryIO:
+    # Before it is opened: a FIFO would wait for its writer.
+    if path.exists() and not path.is_file():
+        raise InvalidError(f"{quoted(str(path))} is neither a folder nor a file.", code="file_unreadable")
+    return path.open("rb")
 
 
 def _only_base(registry: Registry) -> str:

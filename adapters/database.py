@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from adapters.errors import ConflictError, InvalidError, StorageError
-from adapters.migrate import migrate
+from adapters.migrate import is_current, migrate
 
 _BUSY_SECONDS: Final = 30
 """How long a SQLite writer waits for the one before it. Write transactions take milliseconds."""
@@ -31,8 +31,12 @@ class Database:
         """
         self._engine = _engine(url)
         try:
-            with self.write() as connection:
-                migrate(connection)
+            # Most often there is nothing to do, and then nobody's write transaction is waited for.
+            with self.read() as connection:
+                is_migrated = is_current(connection)
+            if not is_migrated:
+                with self.write() as connection:
+                    migrate(connection)
         except BaseException:
             self.close()
             raise

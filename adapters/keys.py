@@ -50,8 +50,7 @@ class Keys:
         created_at = datetime.now(UTC)
         _require_scopes(tenant, scopes)
         _require_key_name(name)
-        if expires_at is not None and (expires_at.tzinfo is None or expires_at <= created_at):
-            raise InvalidError("A key's expiry must lie in the future and have a time zone.", code="invalid_expiry")
+        _require_expiry(expires_at, created_at)
         secret = f"lk-{secrets.token_urlsafe(32)}"
         key = ApiKey(
             id=f"key-{secrets.token_hex(8)}",
@@ -134,6 +133,20 @@ def _require_key_name(name: str) -> None:
     if not (0 < len(name) <= _NAME_LENGTH and name.isprintable() and name.strip() == name):
         raise InvalidError(
             f"{quoted(name)} can't name a key: use 1 to {_NAME_LENGTH} printable characters.", code="invalid_key_name"
+        )
+
+
+def _require_expiry(expires_at: datetime | None, created_at: datetime) -> None:
+    if expires_at is None:
+        return
+    try:
+        is_possible = expires_at.tzinfo is not None and expires_at.astimezone(UTC) > created_at
+    except OverflowError:  # a year's end west of Greenwich: in UTC, it is year 10000
+        is_possible = False
+    if not is_possible:
+        raise InvalidError(
+            "A key's expiry must have a time zone and lie in the future, before the year 10000 in UTC.",
+            code="invalid_expiry",
         )
 
 

@@ -15,23 +15,14 @@ _LOCK: Final = 0x10121CE37
 """Ours among PostgreSQL's advisory locks: two programs that open a new database migrate it one after the other."""
 
 
-def migrate(connection: Connection) -> None:
-    """Run the missing revisions in the transaction that `connection` is in; on SQLite it must hold the write lock.
+def is_current(connection: Connection) -> bool:
+    """Whether there is nothing to migrate. Only reads.
 
     Raises:
         StorageError: `database_newer`, if a newer program wrote it; `database_foreign`, if it isn't a registry at all.
     """
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    config.attributes["connection"] = connection
-
-    # 1 what is there
-    script = ScriptDirectory.from_config(config)
+    script = ScriptDirectory.from_config(_config(connection))
     current = MigrationContext.configure(connection).get_current_revision()
-    if current == script.get_current_head():
-        return
     if current is None and inspect(connection).get_table_names():
         raise StorageError(
             "The database holds another program's tables; give the registry a database of its own.",
@@ -44,6 +35,24 @@ def migrate(connection: Connection) -> None:
             "a newer one wrote it. Install that version again, or restore a backup.",
             code="database_newer",
         )
+    return current == script.get_current_head()
 
-    # 2 what is missing
-    command.upgrade(config, "head")
+
+def migrate(connection: Connection) -> None:
+    """Run the missing revisions in the transaction that `connection` is in; on SQLite it must hold the write lock.
+
+    Raises:
+        StorageError: as `is_current` does.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    # Asked under the lock: another program may have just done it.
+    if not is_current(connection):
+        command.upgrade(_config(connection), "head")
+
+
+def _config(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config

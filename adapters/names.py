@@ -52,6 +52,15 @@ class Reference:
         )
 
 
+def could_mean(text: str, tenant: str, adapter: str) -> bool:
+    """Whether a caller of `tenant` who writes `text` may mean `adapter`, or one of its versions."""
+    try:
+        reference = Reference.parse(text)
+    except InvalidError:
+        return False
+    return reference.adapter == adapter and reference.tenant in {None, tenant}
+
+
 def is_name(text: str) -> bool:
     """Whether a tenant, an adapter or an alias may be called `text`."""
     return NAME.fullmatch(text) is not None and ".." not in text

@@ -21,7 +21,7 @@ class Refusal(StrEnum):
     ARCHIVE_TOO_LARGE = "archive_too_large"
     """The archive unpacks to more bytes than the limits allow."""
     TOO_MANY_MEMBERS = "too_many_members"
-    """Far more files than the two that an adapter has."""
+    """Far more files than the two that an adapter has, or far more headers than files."""
     ILLEGAL_MEMBER_PATH = "illegal_member_path"
     """A member's name is absolute, climbs out, or holds characters that a plain name has not."""
     ILLEGAL_MEMBER_TYPE = "illegal_member_type"
@@ -60,6 +60,8 @@ class Refusal(StrEnum):
     """A tensor's shape does not follow from the rank and the base's layer."""
     NOT_FINITE = "not_finite"
     """A weight is NaN or infinite, or becomes so in bfloat16 or when scaled."""
+    GAIN_TOO_LARGE = "gain_too_large"
+    """A module multiplies its input with more than any trained adapter does, so that a sum may become infinite."""
     PROBE_FAILED = "probe_failed"
     """The engine loaded it, and it did not answer soundly."""
 

@@ -1,13 +1,15 @@
 """The adapters' bytes on the local disk, by digest.
 
     <root>/sha256/<hex>/          adapter_config.json  adapter_model.safetensors  manifest.json
-    <root>/staging/<uuid>/        an upload on its way; gone when it ends
+    <root>/staging/<uuid>/        an upload on its way; gone when it ends. Or a blob that was damaged, for a day
 
 Invariant: a folder under sha256/ is whole. It is synced, its manifest written last, before a rename lets it appear; and
-its files never change afterwards. Knows no tenants: equal bytes are one blob, whoever published them.
+its files never change afterwards. A disk may break that: what is no longer whole gives way when its bytes come again.
+Knows no tenants: equal bytes are one blob, whoever published them.
 """
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -36,7 +38,7 @@ class Store:
         """Open the store in `root`, making it if it is not there. Raises StorageError."""
         self._blobs = root / "sha256"
         self._staging = root / "staging"
-        with _disk_errors():
+        with disk_errors():
             for folder in (self._blobs, self._staging):
                 folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
@@ -46,47 +48,52 @@ class Store:
         """An empty folder on the store's own file system, for `commit`. It is gone afterwards, whatever happened.
 
         Raises:
-            StorageError: the disk failed or is full, inside the block too.
+            StorageError: the disk failed or is full. The block's own errors pass: what writes there says `disk_errors`.
         """
         folder = self._staging / uuid4().hex
-        with _disk_errors():
+        with disk_errors():
             folder.mkdir()
-            try:
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def commit(self, staged: Path, manifest: Manifest) -> None:
-        """Let the adapter in `staged` appear under its digest; nothing happens if it is there already.
+        """Let the adapter in `staged` appear under its digest; nothing happens if it is there already, and whole.
 
         When this returns, a power failure does not undo it.
+
+        Raises:
+            StorageError: the disk failed or is full.
         """
         target = self._blobs / hex_of(manifest.digest)
-        with _disk_errors():
+        with disk_errors():
             for name in ADAPTER_FILES:
                 _seal(staged / name)
             (staged / MANIFEST_FILE).write_text(json.dumps(dump_manifest(manifest), indent=2, sort_keys=True) + "\n")
             _seal(staged / MANIFEST_FILE)
             _sync(staged)
-            try:
-                staged.rename(target)
-            except OSError as error:
-                if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
-                    raise
+            if not _appear(staged, target) and not _is_whole(target, manifest.digest):
+                # One at a time, and looking again: the one before may have mended it.
+                with _alone(self._blobs):
+                    if not _is_whole(target, manifest.digest):
+                        damaged = target.rename(self._staging / uuid4().hex)
+                        os.utime(damaged)  # for the sweep, it begins to be abandoned now
+                        _appear(staged, target)
             # Also if another got there first: its own sync may be still to come, and our row may not precede it.
             _sync(self._blobs)
 
     def folder(self, digest: str) -> Path:
         """The absolute path of a blob's read-only files. Raises NotFoundError `digest_not_found` unless it is whole."""
         folder = (self._blobs / hex_of(digest)).absolute()
-        if not (folder / MANIFEST_FILE).is_file():
+        if not all((folder / name).is_file() for name in (*ADAPTER_FILES, MANIFEST_FILE)):
             raise NotFoundError("There is nothing with this digest.", code="digest_not_found")
         return folder
 
     def verify(self, digest: str) -> None:
         """Read a blob again. Raises StorageError `blob_damaged` if its bytes are no longer those of its digest."""
         folder = self.folder(digest)
-        with _disk_errors():
+        with disk_errors():
             if digest_folder(folder) != digest:
                 raise StorageError(f"The stored files of {digest} have changed.", code="blob_damaged")
 
@@ -101,12 +108,43 @@ class Store:
 
 
 @contextmanager
-def _disk_errors() -> Iterator[None]:
+def disk_errors() -> Iterator[None]:
     """The operating system's errors as ours: their own text holds paths."""
     try:
         yield
     except OSError as error:
         raise StorageError(f"The registry's disk can't be used: {error.strerror or 'it failed'}.") from error
+
+
+def _appear(staged: Path, target: Path) -> bool:
+    """Whether `staged` has become `target`, rather than found a folder of that name there."""
+    try:
+        staged.rename(target)
+    except OSError as error:
+        if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
+            raise
+        return False
+    return True
+
+
+def _is_whole(folder: Path, digest: str) -> bool:
+    """Whether all of a blob is there and unchanged: read to the last byte, as the gate has just done with its equal."""
+    try:
+        stored = json.loads((folder / MANIFEST_FILE).read_bytes())
+        return isinstance(stored, dict) and stored.get("digest") == digest == digest_folder(folder)
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Among all threads and processes that say this of `folder`."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _seal(path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from adapters.access import Action, allow
-from adapters.bases import Bases
+from adapters.bases import Bases, require_no_base_called
 from adapters.database import Database
 from adapters.errors import ConflictError, InvalidError
 from adapters.gate import Admitted, admit
@@ -21,7 +21,7 @@ from adapters.manifests import dump_manifest
 from adapters.names import quoted, require_adapter_name
 from adapters.refusals import Refusal, refusal
 from adapters.schema import ADAPTERS, PROMOTIONS, VERSIONS
-from adapters.store import Store
+from adapters.store import Store, disk_errors
 from adapters.upload import Member
 from adapters.values import Caller, Manifest, Published, Version, VersionState
 
@@ -68,6 +68,8 @@ class Versions:
             RefusedError: the gate's word, or `probe_failed`.
             InvalidError: `invalid_adapter_name` or `invalid_origin`.
             NotFoundError: `tenant_not_found` or `base_not_found`.
+            ConflictError: `name_taken_by_base`.
+            StorageError: the disk or the database failed.
         """
         # 1 may this be published at all
         allow(caller, Action.MANAGE, tenant)
@@ -75,11 +77,13 @@ class Versions:
         stated = _as_json(origin or {})
         with self._database.read() as connection:
             find_tenant(connection, tenant)
+            require_no_base_called(connection, tenant, adapter)
         known_base = self._bases.find(base)
 
         with self._store.stage() as staged:
             # 2 the gate
-            admitted = admit(members, staged, known_base, self._limits)
+            with disk_errors():
+                admitted = admit(members, staged, known_base, self._limits)
 
             # 3 the engine
             verdict = probe(admitted.folder, admitted.manifest) if probe else None
@@ -150,7 +154,8 @@ def _enter(
     """The version's row, or the one that has these bytes already."""
     adapter_id = _find_or_add_adapter(connection, *name)
     of_adapter = VERSIONS.c.adapter_id == adapter_id
-    same = select(VERSIONS).where(of_adapter, VERSIONS.c.digest == admitted.manifest.digest)
+    # Locked, or one that is being retired meanwhile would become ready again.
+    same = select(VERSIONS).where(of_adapter, VERSIONS.c.digest == admitted.manifest.digest).with_for_update()
     existing = connection.execute(same).one_or_none()
     if existing is not None:
         if verdict is not None and existing.state in {VersionState.UNPROBED, VersionState.REJECTED}:
@@ -185,6 +190,7 @@ def _find_or_add_adapter(connection: Connection, tenant: str, adapter: str) -> i
         select(ADAPTERS.c.id).where(ADAPTERS.c.tenant_id == tenant_id, ADAPTERS.c.name == adapter)
     ).scalar()
     if found is None:
+        require_no_base_called(connection, tenant, adapter)
         found = connection.execute(
             insert(ADAPTERS)
             .values(tenant_id=tenant_id, name=adapter, created_at=datetime.now(UTC))

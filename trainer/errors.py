@@ -11,7 +11,7 @@ All but a lost connection are raised before anything is made. A message is one l
 would be right.
 """
 
-from adapters.errors import LorikeetError
+from adapters import LorikeetError
 
 
 class TrainerError(LorikeetError):

@@ -5,8 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters import Base, Caller, Reference, Registry
-from adapters.names import require_adapter_name
+from adapters import Base, Caller, Reference, Registry, require_adapter_name
 from trainer.dataset import ChatDataset, read_chat
 from trainer.errors import BaseError, JobError
 from trainer.job import TrainJob

@@ -49,7 +49,7 @@ def admit(members: Iterable[Member], staged: Path, base: Base, limits: Limits) -
     # 4 one A and one B for layers that this base has, in the shapes that follow
     pairs = match_modules(tensors, config, base)
 
-    # 5 every value finite, before and after the cast and the scale
+    # 5 every value finite, and every product that an engine makes of them
     is_noop = check_values(weights, pairs, scale=config.scale)
 
     # 6 both files anew, from what was understood

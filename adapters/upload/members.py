@@ -23,11 +23,11 @@ def folder_members(folder: Path) -> Iterator[Member]:
     except OSError as error:
         raise InvalidError(f"{quoted(str(folder))} can't be read as a folder.", code="file_unreadable") from error
     for path in paths:
-        if not path.is_file():
-            raise refusal(
-                Refusal.ILLEGAL_MEMBER_TYPE, f"{quoted(path.name)} is not a plain file: an adapter is two files."
-            )
         try:
+            if not path.is_file():
+                raise refusal(
+                    Refusal.ILLEGAL_MEMBER_TYPE, f"{quoted(path.name)} is not a plain file: an adapter is two files."
+                )
             file = path.open("rb")
         except OSError as error:
             raise InvalidError(f"{quoted(str(path))} can't be read.", code="file_unreadable") from error

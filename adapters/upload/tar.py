@@ -1,12 +1,14 @@
 """A reader of tar archives, smaller than the attacks on `tarfile`: forward only, plain files, bounded memory.
 
-What the short names of an adapter never need (long names, links, sparse files, sizes beyond 8 GiB) is refused.
+What the short names of an adapter never need (long names, links, sparse files, sizes beyond 8 GiB) is refused. So are
+headers without end: 100 MiB of them are half a megabyte of gzip, and belong to no member that anybody would count.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from adapters.limits import MAX_EXTENDED_HEADER_BYTES, MAX_HEADERS
 from adapters.names import quoted
 from adapters.refusals import Refusal, refusal
 from adapters.upload.members import Budget, Member, stream_of
@@ -19,7 +21,6 @@ _PLAIN: Final = frozenset({b"0", b"\0", b"7"})
 _FOLDER: Final = b"5"
 _PAX: Final = frozenset({b"x", b"g"})
 _LONG_NAMES: Final = frozenset({b"L", b"K"})
-_MAX_PAX_BYTES: Final = 1 << 16
 _OVERRIDES: Final = ("path", "linkpath", "size", "GNU.sparse")
 """The records of a pax header that would change which bytes are read, or what they are called."""
 
@@ -82,9 +83,12 @@ class _Content:
 def tar_members(read: Callable[[int], bytes], budget: Budget) -> Iterator[Member]:
     """The plain files in the tar archive whose bytes come from `read`."""
     source = _Source(read, budget)
-    while (block := source.exactly(_BLOCK_BYTES)) != bytes(_BLOCK_BYTES):
-        header = _parse(block)
+    extended_bytes = 0
+    for header in _headers(source):
         if header.type in _PAX:
+            extended_bytes += header.size_bytes
+            if extended_bytes > MAX_EXTENDED_HEADER_BYTES:
+                raise _invalid("has extended headers of unreasonable size")
             _require_harmless(source, header)
             continue
         if header.type == _FOLDER and header.name in {".", "./"}:
@@ -100,6 +104,19 @@ def tar_members(read: Callable[[int], bytes], budget: Budget) -> Iterator[Member
         yield header.name, stream_of(content.read)
         content.skip()
     source.drain()
+
+
+def _headers(source: _Source) -> Iterator[_Header]:
+    """Each header, where `source` stands when it is asked for: what belongs to the one before must have been read."""
+    count = 0
+    while (block := source.exactly(_BLOCK_BYTES)) != bytes(_BLOCK_BYTES):
+        count += 1
+        if count > MAX_HEADERS:
+            raise refusal(
+                Refusal.TOO_MANY_MEMBERS,
+                f"The tar archive has more than {MAX_HEADERS} headers; an adapter is two files, in no folders.",
+            )
+        yield _parse(block)
 
 
 def _parse(block: bytes) -> _Header:
@@ -120,8 +137,6 @@ def _number(field: bytes) -> int:
 
 
 def _require_harmless(source: _Source, header: _Header) -> None:
-    if header.size_bytes > _MAX_PAX_BYTES:
-        raise _invalid("has an extended header of unreasonable size")
     records = source.exactly(header.size_bytes)
     source.exactly(-header.size_bytes % _BLOCK_BYTES)
     while records:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import IO, BinaryIO, Final
 
+from adapters.limits import MAX_HEADERS
 from adapters.names import quoted
 from adapters.refusals import Refusal, refusal
 from adapters.upload.members import Budget, Member, stream_of
@@ -26,7 +27,10 @@ def zip_members(stream: BinaryIO, budget: Budget) -> Iterator[Member]:
     """The plain files in a zip archive."""
     directory_offset = _require_small_directory(stream)
     with _zip_errors(), zipfile.ZipFile(stream) as archive:
-        for entry in archive.infolist():
+        entries = archive.infolist()
+        if len(entries) > MAX_HEADERS:
+            raise _too_many()
+        for entry in entries:
             if entry.orig_filename == "./":
                 continue
             _require_plain(entry, directory_offset)
@@ -53,7 +57,7 @@ def _require_small_directory(stream: BinaryIO) -> int:
         raise refusal(Refusal.ARCHIVE_INVALID, "The zip archive is cut short, or something follows it.")
     _, _, _, _, _, directory_bytes, offset, _ = _END.unpack(end)
     if directory_bytes > _MAX_DIRECTORY_BYTES:
-        raise refusal(Refusal.TOO_MANY_MEMBERS, "The zip archive has too many members; an adapter is two files.")
+        raise _too_many()
     if offset + directory_bytes + _END.size != size_bytes:
         # Also where a zip64 directory hides: its own end record lies between.
         raise refusal(Refusal.ARCHIVE_INVALID, "The zip archive's directory is not where it says.")
@@ -66,13 +70,18 @@ def _require_plain(entry: zipfile.ZipInfo, directory_offset: int) -> None:
         raise refusal(Refusal.ARCHIVE_INVALID, "The zip archive's directory points outside it.")
     name = quoted(entry.orig_filename)
     mode = stat.S_IFMT(entry.external_attr >> 16)
-    if entry.is_dir() or mode not in {0, stat.S_IFREG}:
+    # Not `is_dir()`: of a name that is empty, it raises IndexError.
+    if entry.orig_filename.endswith("/") or mode not in {0, stat.S_IFREG}:
         raise refusal(
             Refusal.ILLEGAL_MEMBER_TYPE,
             f"{name} is not a plain file: put the two files at the archive's top, with no folders.",
         )
     if entry.flag_bits & _IS_ENCRYPTED or entry.compress_type not in _METHODS:
         raise refusal(Refusal.ARCHIVE_INVALID, f"{name} is encrypted, or packed in a way other than 'deflate'.")
+
+
+def _too_many() -> Exception:
+    return refusal(Refusal.TOO_MANY_MEMBERS, "The zip archive has too many members; an adapter is two files.")
 
 
 @contextmanager

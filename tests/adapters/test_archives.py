@@ -127,6 +127,11 @@ def test_a_name_with_a_nul_is_refused() -> None:
     assert refusal_of(packed) in {"illegal_member_path", "archive_invalid"}
 
 
+@pytest.mark.parametrize("packed", [tar_of(member("")), zip_of("")], ids=["tar", "zip"])
+def test_a_name_that_is_empty_is_refused(packed: bytes) -> None:
+    assert refusal_of(packed) == "illegal_member_path"
+
+
 def test_a_name_too_long_for_the_format_is_refused() -> None:
     assert refusal_of(tar_of(member("x" * 200), kind=tarfile.GNU_FORMAT)) == "illegal_member_path"
     assert refusal_of(tar_of(member("x" * 200))) == "archive_invalid"
@@ -175,6 +180,40 @@ def test_a_multitude_of_members_is_refused() -> None:
     names = [f"f{number}" for number in range(3000)]
     assert refusal_of(zip_of(*names)) == "too_many_members"
     assert refusal_of(tar_of(*map(member, names[:100]))) == "too_many_members"
+
+
+def bare_header(kind: bytes, name: str = "./", size: int = 0) -> bytes:
+    made = member(name, kind)
+    made.size = size
+    return made.tobuf(tarfile.USTAR_FORMAT)
+
+
+@pytest.mark.parametrize("kind", [tarfile.DIRTYPE, tarfile.XHDTYPE, tarfile.XGLTYPE], ids=["folder", "pax", "global"])
+def test_headers_without_end_that_belong_to_no_file_are_refused_at_once(kind: bytes) -> None:
+    packed = io.BytesIO(gzip.compress(bare_header(kind) * 2000))
+    with pytest.raises(RefusedError) as caught:
+        list(archive_members(packed))
+    assert caught.value.code == "too_many_members"
+
+
+def test_extended_headers_are_bounded_together_and_not_one_by_one() -> None:
+    record = b"20000 comment=" + b"x" * (20000 - 15) + b"\n"
+    extended = bare_header(tarfile.XHDTYPE, size=len(record)) + record.ljust(40 * 512, b"\0")
+    end = tar_of(member("README.md"))
+    assert [name for name, _ in archive_members(io.BytesIO(extended * 3 + end))] == ["README.md"]
+    assert refusal_of(extended * 4 + end) == "archive_invalid"
+
+
+def test_zip_entries_that_are_passed_over_are_counted_too() -> None:
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        packed = zip_of(*["./"] * 100)
+    assert refusal_of(packed) == "too_many_members"
+
+
+def test_a_gzip_of_empty_parts_or_with_something_after_it_is_refused(folder: Path) -> None:
+    assert refusal_of(gzip.compress(b"") * 1000) == "archive_invalid"
+    assert refusal_of(packed_tar(folder) + gzip.compress(b"")) == "archive_invalid"
+    assert refusal_of(packed_tar(folder) + b"#!") == "archive_invalid"
 
 
 def test_an_extended_header_that_would_rename_a_member_is_refused() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters import Base, Caller, InvalidError, NotFoundError, Registry, fingerprint_base
+from adapters import Base, Caller, ConflictError, InvalidError, NotFoundError, Registry, fingerprint_base
+from tests.adapters.conftest import Publish
 from tests.builders import make_base, make_base_folder
 
 
@@ -35,6 +36,19 @@ def test_a_name_means_the_base_that_was_entered_last(registry: Registry, base: B
     registry.bases.add(operator, newer)
     assert registry.bases.find(base.name) == newer
     assert registry.bases.find(base.fingerprint) == base
+
+
+@pytest.mark.parametrize("name", ["support", "globex/support", "support@1", "support@live"])
+def test_a_base_cannot_take_the_name_of_any_tenants_adapter(
+    registry: Registry, publish: Publish, operator: Caller, base: Base, name: str
+) -> None:
+    publish("support", tenant="globex")
+    for named in (make_base(name), dataclasses.replace(base, name=name)):
+        with pytest.raises(ConflictError) as caught:
+            registry.bases.add(operator, named)
+        assert caught.value.code == "name_taken_by_adapter"
+        assert "globex" not in caught.value.message.replace(name, "")
+    assert registry.bases.list(operator) == [base]
 
 
 # --- fingerprints -----------------------------------------------------------------------------------------------------

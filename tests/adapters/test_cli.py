@@ -1,6 +1,7 @@
 """`lorikeet adapters`, as a shell runs it."""
 
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -93,6 +94,15 @@ def test_a_wrong_name_is_one_clear_error(run: Run, folder: Path, tmp_path: Path)
     ):
         with pytest.raises(kind):
             run(*arguments)
+
+
+@pytest.mark.parametrize("name", ["fifo", "/dev/null", "x" * 300, "socket/inside", "/proc/self/mem"])
+def test_what_is_neither_a_folder_nor_a_file_to_be_read_is_one_clear_error(run: Run, tmp_path: Path, name: str) -> None:
+    run("tenants", "create", "acme")
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(InvalidError) as caught:
+        run("publish", "acme/support", str(tmp_path / name))
+    assert caught.value.code == "file_unreadable"
 
 
 def test_the_base_must_be_named_where_there_are_several(run: Run, home: Path, folder: Path) -> None:

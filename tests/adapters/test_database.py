@@ -1,6 +1,7 @@
 """The database is migrated when it is opened, and left alone when it is not ours."""
 
 import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,17 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, create_mock_engine, text
 from sqlalchemy.schema import CreateTable
 
-from adapters import Caller, InvalidError, Registry, RegistryError, RegistrySettings, StorageError, open_registry
+from adapters import (
+    Caller,
+    InvalidError,
+    NotFoundError,
+    Registry,
+    RegistryError,
+    RegistrySettings,
+    Scope,
+    StorageError,
+    open_registry,
+)
 from adapters.database import Database
 from adapters.schema import METADATA
 
@@ -82,6 +93,22 @@ def test_another_programs_database_is_refused_and_left_alone(home: Path) -> None
     assert caught.value.code == "database_foreign"
     with closing(sqlite3.connect(home / "registry.db")) as connection:
         assert [name for (name,) in connection.execute("SELECT name FROM sqlite_master")] == ["theirs"]
+
+
+def test_a_registry_is_opened_and_read_while_another_process_writes(registry: Registry, home: Path) -> None:
+    operator = Caller.operator()
+    scopes = frozenset({Scope.INFER})
+    secret = registry.keys.issue(operator, "acme", name="k", scopes=scopes).secret
+    registry.close()
+    with closing(sqlite3.connect(home / "registry.db", isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        started = time.monotonic()
+        with open_registry(home) as opened:
+            caller = opened.keys.authenticate(secret)
+            with pytest.raises(NotFoundError):
+                opened.resolve(caller, "support")
+            assert opened.adapters.list(operator, "acme") == []
+        assert time.monotonic() - started < 10  # a writer would have been waited for, 30 s long
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_alone(home: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from adapters import Base
-from tests.adapters.judging import BASE, GOOD, Q0, refusal_of
+from tests.adapters.judging import BASE, GOOD, Q0, judged, refusal_of
 from tests.builders import Tensor, Tensors, adapter_config, adapter_tensors, make_base, safetensors_bytes
 
 Change = Callable[[Tensors], object]
@@ -23,6 +23,12 @@ def valued(side: str, value: float, dtype: str = "F32") -> Change:
     values = np.zeros((8, 32) if side == "A" else (32, 8))
     values[-1, -1] = value
     return lambda tensors: tensors.update({f"{Q0}.lora_{side}.weight": Tensor.of(values, dtype)})
+
+
+def filled(a: float, b: float) -> Change:
+    """The pair of Q0, each half with one value throughout: its norm is 16 times that."""
+    halves = {f"{Q0}.lora_A.weight": np.full((8, 32), a), f"{Q0}.lora_B.weight": np.full((32, 8), b)}
+    return lambda tensors: tensors.update({name: Tensor.of(values) for name, values in halves.items()})
 
 
 def renamed(name: str) -> Change:
@@ -54,6 +60,14 @@ BAD_TENSORS: dict[str, list[Change]] = {
         *(valued("A", value, "BF16") for value in (math.nan, math.inf)),
         *(valued("A", value, "F16") for value in (math.nan, -math.inf)),
         valued("B", 2e38),
+    ],
+    "gain_too_large": [
+        filled(3e38, 3e36),
+        filled(3e38, 3e-38),
+        filled(3e-38, 1.6e38),
+        filled(3e38, 0),
+        filled(1, 20),
+        *(valued(side, value) for side in "AB" for value in (1e30, -1e6)),
     ],
     "unsupported_dtype": [
         *(typed(dtype, 8) for dtype in ("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2")),
@@ -99,6 +113,20 @@ def test_tensors_that_do_not_fit_the_base_are_refused(code: str, change: Change)
     tensors = adapter_tensors(BASE)
     change(tensors)
     assert refusal_of(weights=safetensors_bytes(tensors)).code == code
+
+
+def test_a_gain_that_is_too_large_is_told_by_module_value_and_bound() -> None:
+    tensors = adapter_tensors(BASE)
+    filled(1, 20)(tensors)  # 2 · 16 · 320
+    assert refusal_of(weights=safetensors_bytes(tensors)).message == (
+        "'model.layers.0.self_attn.q_proj' multiplies by up to scale · |A| · |B| = 1.02e+04; at most 10000 is allowed."
+    )
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_a_gain_a_hundred_times_a_trained_adapters_passes(dtype: str) -> None:
+    with judged(weights=safetensors_bytes(adapter_tensors(BASE, dtype=dtype, strength=20))):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -135,10 +135,15 @@ def test_a_name_that_no_key_may_have_is_refused(registry: Registry, admin: Calle
 
 @pytest.mark.parametrize(
     "expires_at",
-    [datetime(2020, 1, 1, tzinfo=UTC), datetime.fromisoformat("2999-01-01")],
-    ids=["past", "naive"],
+    [
+        datetime(2020, 1, 1, tzinfo=UTC),
+        datetime.fromisoformat("2999-01-01"),
+        datetime.fromisoformat("9999-12-31T23:59:59-12:00"),
+        datetime.fromisoformat("0001-01-01T00:00:00+12:00"),
+    ],
+    ids=["past", "naive", "past the last year", "before the first year"],
 )
-def test_an_expiry_in_the_past_or_without_a_zone_is_refused(
+def test_an_expiry_in_the_past_or_without_a_zone_or_beyond_the_calendar_is_refused(
     registry: Registry, admin: Caller, expires_at: datetime
 ) -> None:
     with pytest.raises(InvalidError) as caught:

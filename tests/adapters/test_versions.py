@@ -24,7 +24,7 @@ from adapters import (
     open_registry,
 )
 from tests.adapters.conftest import Publish
-from tests.builders import make_adapter_folder
+from tests.builders import make_adapter_folder, make_base
 
 
 def test_a_published_adapter_can_be_promoted_resolved_and_read(
@@ -125,6 +125,38 @@ def test_a_name_that_no_adapter_may_have_is_refused(registry: Registry, admin: C
     assert caught.value.code == "invalid_adapter_name"
 
 
+@pytest.mark.parametrize("base_name", ["support", "acme/support", "support@1"])
+def test_an_adapter_that_a_request_could_not_tell_from_a_base_is_refused(
+    registry: Registry, publish: Publish, operator: Caller, admin: Caller, base_name: str
+) -> None:
+    registry.bases.add(operator, make_base(base_name))
+    with pytest.raises(ConflictError) as caught:
+        publish("support")
+    assert caught.value.code == "name_taken_by_base"
+    assert registry.adapters.list(admin, "acme") == []
+    assert publish("support-2").is_new
+
+
+def test_another_tenants_name_in_a_bases_name_takes_nothing(
+    registry: Registry, publish: Publish, operator: Caller
+) -> None:
+    registry.bases.add(operator, make_base("globex/support"))
+    assert publish("support").is_new
+
+
+def test_a_base_that_comes_while_its_name_is_being_published_keeps_it(
+    registry: Registry, publish: Publish, operator: Caller, admin: Caller
+) -> None:
+    def probe(_folder: Path, _manifest: Manifest) -> ProbeVerdict:
+        registry.bases.add(operator, make_base("support"))
+        return ProbeVerdict(is_accepted=True)
+
+    with pytest.raises(ConflictError) as caught:
+        publish("support", probe=probe)
+    assert caught.value.code == "name_taken_by_base"
+    assert registry.adapters.list(admin, "acme") == []
+
+
 @pytest.mark.parametrize(
     "origin", [{"a": object()}, {"a": float("nan")}, {"a": "x" * 70_000}], ids=["object", "nan", "large"]
 )
@@ -186,6 +218,14 @@ def test_a_probe_that_breaks_leaves_nothing_behind(publish: Publish, home: Path)
     assert list((home / "store" / "sha256").iterdir()) == list((home / "store" / "staging").iterdir()) == []
 
 
+def test_a_probes_own_error_is_not_taken_for_the_disks(publish: Publish) -> None:
+    def probe(_folder: Path, _manifest: Manifest) -> ProbeVerdict:
+        raise TimeoutError("the engine is busy")  # an OSError, too
+
+    with pytest.raises(TimeoutError, match="the engine is busy"):
+        publish(probe=probe)
+
+
 @pytest.mark.parametrize(
     ("is_accepted", "state"), [(True, VersionState.READY), (False, VersionState.REJECTED)], ids=["accepted", "rejected"]
 )
@@ -203,6 +243,29 @@ def test_a_verdict_on_a_settled_version_changes_nothing(registry: Registry, publ
     registry.versions.record_probe(version.id, ProbeVerdict(is_accepted=False))
     registry.versions.record_probe(12345, ProbeVerdict(is_accepted=False))
     assert registry.versions.get(admin, "acme", "support", 1) == version
+
+
+@pytest.mark.parametrize("is_accepted", [True, False])
+def test_a_verdict_lifts_neither_a_rejected_nor_a_retired_version(
+    registry: Registry, publish: Publish, admin: Caller, *, is_accepted: bool
+) -> None:
+    rejected, retired = publish(seed=1).version, publish(seed=2).version
+    registry.versions.record_probe(rejected.id, ProbeVerdict(is_accepted=False))
+    registry.versions.retire(admin, "acme", "support", retired.number)
+    for version in (rejected, retired):
+        registry.versions.record_probe(version.id, ProbeVerdict(is_accepted=is_accepted, warnings=("late",)))
+    settled = [(version.state, version.warnings) for version in registry.versions.list(admin, "acme", "support")]
+    assert settled == [(VersionState.RETIRED, ()), (VersionState.REJECTED, ())]
+
+
+def test_publishing_again_with_an_engine_lifts_a_rejected_version_and_no_retired_one(
+    registry: Registry, publish: Publish, admin: Caller
+) -> None:
+    rejected, retired = publish(seed=1).version, publish(seed=2).version
+    registry.versions.record_probe(rejected.id, ProbeVerdict(is_accepted=False))
+    registry.versions.retire(admin, "acme", "support", retired.number)
+    again = [publish(seed=seed, probe=lambda *_: ProbeVerdict(is_accepted=True)).version.state for seed in (1, 2)]
+    assert again == [VersionState.READY, VersionState.RETIRED]
 
 
 def test_publishing_again_with_an_engine_settles_an_unprobed_version(publish: Publish) -> None:
