@@ -1,6 +1,7 @@
 """The engine's answer on its way to the client: our headers on it, and its errors in our shape.
 
-The start is held back until the first bytes come, for a status line can't be taken back.
+The start is held back until the first bytes come, for a status line can't be taken back. What fails after it is an
+event in the stream.
 """
 
 import json
@@ -8,17 +9,22 @@ import re
 from http import HTTPStatus
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import Message, Scope, Send
 
 from server.client import Client
 from server.engine.protocol import Engine, EngineDeadError, Health
-from server.errors import HEADERS, error_body, error_response
+from server.errors import HEADERS, error_answer, error_body
 from server.metering import Outcome
 
 ADAPTER_HEADER = "x-lorikeet-adapter"
-PATH_LIKE = re.compile(r"(?<![\w.:/])(?:/[\w.@+-]+){2,}/?|\b[A-Za-z]:\\\S+")
+PATH_LIKE = re.compile(r"\bfile:/\S*|(?<![\w.:/<])(?:/[\w.@+-]+)+/?|\b[A-Za-z]:\\\S+")
+"""Any absolute path. Not the rest of a web address, nor a closing tag such as a stop string's."""
+EVENT_STREAM = "text/event-stream"
+ERROR_KEY = b'"error"'
+ANTHROPIC_KIND = b'"type":"error"'
+"""What Anthropic's clients look for beside the error itself."""
 CODES = {400: "invalid_request", 404: "not_found", 413: "request_too_large", 422: "invalid_request", 501: "unsupported"}
 """status of the engine's app → our code for it."""
 
@@ -36,12 +42,14 @@ class Answer:
         self._adapter = adapter
         self._start: Message | None = None
         self._error = bytearray()
+        self._is_stream = False
+        self._has_failed = False
 
     @property
     def outcome(self) -> Outcome:
         """How it ended, once the engine's app has returned."""
         if self._is_complete:
-            return Outcome.of_status(self._status)
+            return Outcome.FAILED if self._has_failed else Outcome.of_status(self._status)
         return Outcome.CLIENT_GONE if self._client.is_gone else Outcome.FAILED
 
     async def send(self, message: Message) -> None:
@@ -50,6 +58,7 @@ class Answer:
             return
         if message["type"] == "http.response.start":
             self._status, self._start = message["status"], message
+            self._is_stream = Headers(raw=message["headers"]).get("content-type", "").startswith(EVENT_STREAM)
             return
         is_last = not message.get("more_body", False)
         if self._status >= HTTPStatus.BAD_REQUEST:
@@ -58,7 +67,7 @@ class Answer:
                 await self._send_error()
         else:
             await self._send_start()
-            await self._send(message)
+            await self._send(self._shaped(message) if self._is_stream else message)
         self._is_complete = is_last
 
     async def _send_start(self) -> None:
@@ -71,13 +80,32 @@ class Answer:
             headers[ADAPTER_HEADER] = self._adapter
         await self._send(start)
 
+    def _shaped(self, message: Message) -> Message:
+        body = message.get("body", b"")
+        if ERROR_KEY not in body:  # inside a generated text its quotes would be escaped
+            return message
+        return {**message, "body": b"\n".join(map(self._shaped_line, body.split(b"\n")))}
+
+    def _shaped_line(self, line: bytes) -> bytes:
+        field, _, value = line.partition(b":")
+        inner = _inner_error(value) if field == b"data" else {}
+        if not inner:
+            return line
+        self._has_failed = True
+        code: object = inner.get("code")
+        status = code if isinstance(code, int) and code in range(400, 600) else HTTPStatus.INTERNAL_SERVER_ERROR
+        _, body = self._error_answer(status, value)
+        kind = {"type": "error"} if ANTHROPIC_KIND in value else {}
+        return b"data: " + json.dumps(kind | body).encode()
+
     async def _send_error(self) -> None:
+        status, body = self._error_answer(self._status, bytes(self._error))
+        await JSONResponse(body, status, HEADERS.get(status))(self._scope, _no_receive, self._send)
+
+    def _error_answer(self, status: int, inner: bytes) -> tuple[int, dict[str, object]]:
         if self._engine.health() is Health.DEAD:
-            response = error_response(EngineDeadError())
-        else:
-            body = shaped_error(self._status, bytes(self._error))
-            response = JSONResponse(body, self._status, HEADERS.get(self._status))
-        await response(self._scope, _no_receive, self._send)
+            return error_answer(EngineDeadError())
+        return status, shaped_error(status, inner)
 
 
 def shaped_error(status: int, body: bytes) -> dict[str, object]:

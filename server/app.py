@@ -4,18 +4,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from anyio import CapacityLimiter
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapters import Base, LorikeetError, Registry
+from adapters import Scope as KeyScope
 from server import public
 from server.admin import residency as admin_residency
 from server.admin import tenants as admin_tenants
 from server.admin import versions as admin_versions
+from server.admission import Uploads
+from server.callers import authenticate, require
 from server.engine.protocol import Engine, EngineError
 from server.errors import error_response, from_framework
 from server.gateway import PATHS, Gateway
@@ -25,10 +28,12 @@ from server.middleware import BodyCap, Guard, RequestId
 from server.parts import Parts
 from server.residency import Residency
 from server.settings import ServerSettings
+from server.threads import Threads
 
 ROUTERS = (public.router, admin_tenants.router, admin_versions.router, admin_residency.router)
-PUBLISHING_THREADS = 2
-"""Uploads that the gate works on at once; more wait."""
+ADMIN_PREFIX = "/admin/"
+UPLOADS_AT_ONCE = 8
+"""Of all tenants together. Each may take `max_upload_bytes` of disk while it comes in."""
 FRAMING_BYTES = 1 << 20
 """What an upload's body may have beyond the weights: the config, and multipart's or an archive's own bytes."""
 
@@ -38,11 +43,13 @@ def create_app(settings: ServerSettings, registry: Registry, engine: Engine, *, 
 
     The engine starts and stops with the app's lifespan, in the loop that the app runs in; the registry stays open.
     """
-    metrics = Metrics()
+    metrics, threads = Metrics(), Threads()
     residency = Residency(engine, host_slots=settings.max_cpu_loras, load_timeout_seconds=settings.load_timeout_seconds)
-    leases = Leases(registry, engine, residency, metrics, base=base.fingerprint)
-    surface = _surface(Parts(registry, engine, base, residency, leases, metrics, CapacityLimiter(PUBLISHING_THREADS)))
-    app: ASGIApp = _Doors(Gateway(registry, engine, leases, metrics, secret=secret), surface)
+    leases = Leases(registry, threads, engine, residency, metrics, base=base.fingerprint)
+    uploads = Uploads(at_once=UPLOADS_AT_ONCE)
+    parts = Parts(registry, engine, base, residency, leases, metrics, threads, uploads)
+    gateway = Gateway(registry, threads, engine, leases, metrics, secret=secret)
+    app: ASGIApp = _Doors(gateway, _AdminDoor(_surface(parts), registry, threads))
     max_upload_bytes = registry.limits.max_upload_bytes + FRAMING_BYTES
     app = BodyCap(app, max_body_bytes=settings.max_body_bytes, max_upload_bytes=max_upload_bytes)
     return RequestId(Guard(app))
@@ -58,6 +65,21 @@ class _Doors:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_inference = scope["type"] == "http" and scope["path"] in PATHS
         await (self._gateway if is_inference else self._surface)(scope, receive, send)
+
+
+class _AdminDoor:
+    """Nobody's body is read in the admin API before it is known that they may use it: FastAPI would parse it first."""
+
+    def __init__(self, surface: ASGIApp, registry: Registry, threads: Threads) -> None:
+        self._surface = surface
+        self._registry = registry
+        self._threads = threads
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(ADMIN_PREFIX):
+            caller = await authenticate(self._registry, self._threads, Headers(scope=scope))
+            scope["state"]["caller"] = require(caller, KeyScope.ADMIN, KeyScope.PLATFORM)
+        await self._surface(scope, receive, send)
 
 
 def _surface(parts: Parts) -> FastAPI:

@@ -6,15 +6,14 @@ Knows which fields are a client's to set, and nothing of what vLLM makes of the 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import Receive
 
+from server.ceilings import check_ceilings
 from server.errors import BadRequestError, MediaTypeError
-
-MAX_CHOICES = 8
-"""`n`: each choice is a whole generation, cloned inside the event loop."""
+from server.strict_json import read_object
 
 OURS = frozenset(
     {
@@ -37,6 +36,8 @@ OURS = frozenset(
         "routed_experts_prompt_start",
         "stream_interval",
         "watermarking",
+        # a request to the engine for each beam and token, made inside the event loop
+        "use_beam_search",
         # programs: a template runs in the server, and the digest that an adapter was trained with must hold
         "chat_template",
         "chat_template_kwargs",
@@ -65,9 +66,10 @@ class Asked:
         """Understand a request's body.
 
         Raises:
-            BadRequestError: not strictly JSON, contradictory, or asking for what is not a client's to set.
+            BadRequestError: not strictly JSON, contradictory, or asking for too much or for what is not a client's to
+                set.
         """
-        fields = _strict_json(body)
+        fields = read_object(body)
         adapter, model = (_name(fields.pop(param, None), param) for param in ("adapter", "model"))
         model = None if model == base_name else model
         if adapter and model and adapter != model:
@@ -76,7 +78,7 @@ class Asked:
             )
         return cls(adapter or model, _client_fields(fields))
 
-    def body(self, **ours: str) -> bytes:
+    def body(self, **ours: str | bool) -> bytes:
         """The body for the engine's app: the client's fields and ours."""
         return json.dumps({**self.fields, **ours}, ensure_ascii=False, separators=(",", ":")).encode()
 
@@ -100,22 +102,6 @@ async def read_body(receive: Receive, headers: Headers) -> bytes:
             return bytes(body)
 
 
-def _strict_json(body: bytes) -> dict[str, Any]:
-    """An object of plain UTF-8 JSON: no NaN, no lone surrogates, no numbers or depths that Python can't hold."""
-    try:
-        fields = json.loads(body.decode(), parse_constant=_refuse_constant)
-        json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise BadRequestError("The body is not valid JSON in UTF-8.", code="invalid_json") from error
-    if not isinstance(fields, dict):
-        raise BadRequestError("The body must be a JSON object.", code="invalid_json")
-    return fields
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
-
-
 def _name(value: object, param: str) -> str | None:
     if value is None:
         return None
@@ -131,10 +117,5 @@ def _client_fields(fields: dict[str, Any]) -> dict[str, Any]:
         if fields[name] is not None and fields[name] is not False:
             raise BadRequestError(f"{name} is not a client's to set.", code="unsupported_parameter", param=name)
         del fields[name]
-    for name in ("n", "best_of"):
-        choices = fields.get(name)
-        if choices is not None and (type(choices) is not int or not 1 <= choices <= MAX_CHOICES):
-            raise BadRequestError(
-                f"{name} must be a whole number from 1 to {MAX_CHOICES}.", code="invalid_value", param=name
-            )
+    check_ceilings(fields)
     return fields

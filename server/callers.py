@@ -1,12 +1,12 @@
 """Who calls: from a request's headers to a Caller of the registry's. What a caller may do, the registry decides."""
 
-from anyio import to_thread
 from starlette.datastructures import Headers
 
 from adapters import Caller, ForbiddenError, KeyRejectedError, Registry, Scope
+from server.threads import Threads
 
 
-async def authenticate(registry: Registry, headers: Headers) -> Caller:
+async def authenticate(registry: Registry, threads: Threads, headers: Headers) -> Caller:
     """The owner of the API key in `Authorization: Bearer …` or `x-api-key` (as Anthropic's clients send it).
 
     Raises:
@@ -16,7 +16,7 @@ async def authenticate(registry: Registry, headers: Headers) -> Caller:
     if not secrets:
         raise KeyRejectedError("Send an API key: Authorization: Bearer lk-…", code="missing_api_key")
     only = secrets.pop() if len(secrets) == 1 else ""  # which the registry refuses, as any other wrong key
-    return await to_thread.run_sync(registry.keys.authenticate, only)
+    return await threads.read(registry.keys.authenticate, only)
 
 
 def require(caller: Caller, *scopes: Scope) -> Caller:

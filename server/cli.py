@@ -1,6 +1,7 @@
 """`lorikeet serve`: says what it does, step by step, and refuses early what could only fail late."""
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import Iterator
@@ -11,18 +12,20 @@ from typing import Annotated
 
 import typer
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapters import Base, Caller, Registry, RegistrySettings
 from server.app import create_app
 from server.engine.environment import prepare_environment
-from server.engine.protocol import Engine, Health
+from server.engine.protocol import Engine, EngineError, Health
 from server.errors import SettingsError
 from server.secret import read_or_make_secret
 from server.settings import ServerSettings
 
 WATCH_SECONDS = 0.5
-ENGINE_DIED = 1
+ENGINE_FAILED = 1
+LOST = {Health.DEAD, Health.STALLED}
+"""What only a new process mends: a step that takes this long never ends."""
 
 app = typer.Typer(add_completion=False)
 
@@ -58,24 +61,25 @@ def serve(
             _refuse_open_door(settings, registry)
             with _step(f"base {settings.base}"):
                 found = registry.bases.find(settings.base)
+            secret = read_or_make_secret(registry_settings.home.expanduser())
             with _step("vLLM's modules"):
                 engine = _build_engine(settings, found, settings.rank_step(registry.limits.max_rank))
-            secret = read_or_make_secret(registry_settings.home.expanduser())
             server = _Server(settings, create_app(settings, registry, engine, base=found, secret=secret))
             with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner, _stopped_cleanly():
                 runner.run(_run(server, engine, listener))
     if server.has_lost_engine:
-        typer.echo("lorikeet: the engine died; start the server again", err=True)
-        raise typer.Exit(ENGINE_DIED)
+        typer.echo("lorikeet: the engine died or hangs; start the server again", err=True)
+        raise typer.Exit(ENGINE_FAILED)
 
 
 class _Server(uvicorn.Server):
-    """Says when it listens, and stops when the engine has died."""
+    """Says when it listens, raises what kept the app from starting, and stops when the engine is lost."""
 
     def __init__(self, settings: ServerSettings, lorikeet: ASGIApp) -> None:
+        self._noted = _Noted(lorikeet)
         super().__init__(
             uvicorn.Config(
-                lorikeet,
+                self._noted,
                 lifespan="on",
                 log_level="warning",
                 access_log=False,
@@ -88,19 +92,44 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         with _step("engine: loading the base into vLLM"):
-            await super().startup(sockets)
+            try:
+                with _silent_uvicorn():
+                    await super().startup(sockets)
+            except SystemExit as exit_:  # what uvicorn makes of an app that does not start
+                raise (self._noted.failure or exit_) from None
         typer.echo(f"==> listening on {self._address}")
 
     async def watch(self, engine: Engine) -> None:
-        while engine.health() is not Health.DEAD:  # noqa: ASYNC110  — health is polled: a process dies unannounced
+        while engine.health() not in LOST:  # noqa: ASYNC110  — health is polled: a process dies unannounced
             await asyncio.sleep(WATCH_SECONDS)
         self.has_lost_engine = self.should_exit = True
 
 
+class _Noted:
+    """The app, and what kept it from starting."""
+
+    def __init__(self, lorikeet: ASGIApp) -> None:
+        self._lorikeet = lorikeet
+        self.failure: Exception | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._lorikeet(scope, receive, send)
+        except Exception as error:
+            if scope["type"] == "lifespan":
+                self.failure = error
+            raise
+
+
 async def _run(server: _Server, engine: Engine, listener: socket.socket) -> None:
     watching = asyncio.create_task(server.watch(engine))
-    await server.serve(sockets=[listener])
-    watching.cancel()
+    try:
+        await server.serve(sockets=[listener])
+    except EngineError as error:
+        typer.echo(f"lorikeet: the engine did not start: {error}", err=True)
+        raise typer.Exit(ENGINE_FAILED) from error
+    finally:
+        watching.cancel()
 
 
 def _build_engine(settings: ServerSettings, base: Base, max_rank: int) -> Engine:
@@ -118,6 +147,18 @@ def _build_engine(settings: ServerSettings, base: Base, max_rank: int) -> Engine
         kv_cache_memory_bytes=settings.kv_cache_memory_bytes,
         dtype=settings.dtype,
     )
+
+
+@contextmanager
+def _silent_uvicorn() -> Iterator[None]:
+    """It logs the traceback of a failed start, which is raised here as it is."""
+    log = logging.getLogger("uvicorn.error")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 @contextmanager

@@ -9,6 +9,7 @@
         ├── MethodNotAllowedError   … or not with this method
         ├── BodyTooLargeError       more bytes than this route takes
         ├── MediaTypeError          not JSON, or encoded
+        ├── UploadInProgressError   this tenant's last upload, or as many as there may be, are still coming in
         ├── AdapterLoadingError     the adapter found no room, or was not loaded, in time
         ├── NotReadyError           the engine is not up yet, or no more
         └── SettingsError           the server can't start like this
@@ -80,6 +81,12 @@ class MediaTypeError(ServerError):
     code = "unsupported_media_type"
 
 
+class UploadInProgressError(ServerError):
+    """This tenant's last upload, or as many as there may be at once, are still coming in."""
+
+    code = "upload_in_progress"
+
+
 class AdapterLoadingError(ServerError):
     """The adapter found no room, or was not loaded, in the time a request waits."""
 
@@ -115,6 +122,7 @@ STATUSES: Mapping[type[Exception], int] = {
     MethodNotAllowedError: 405,
     BodyTooLargeError: 413,
     MediaTypeError: 415,
+    UploadInProgressError: 429,
     AdapterLoadingError: 503,
     NotReadyError: 503,
     SettingsError: 500,
@@ -146,6 +154,7 @@ TYPES: Mapping[int, str] = {
 HEADERS: Mapping[int, Mapping[str, str]] = {
     401: {"www-authenticate": "Bearer"},
     413: {"connection": "close"},  # the rest of the body is not read
+    429: {"retry-after": "5"},
     503: {"retry-after": "2"},
 }
 """status → the headers that every answer with it carries."""
@@ -159,7 +168,13 @@ def status_of(error: Exception) -> int:
 
 
 def error_response(error: Exception) -> JSONResponse:
-    """The whole answer for any exception, in OpenAI's shape."""
+    """The whole answer for any exception."""
+    status, body = error_answer(error)
+    return JSONResponse(body, status, HEADERS.get(status))
+
+
+def error_answer(error: Exception) -> tuple[int, dict[str, object]]:
+    """The status and, in OpenAI's shape, the body for any exception."""
     status = status_of(error)
     match error:
         case LorikeetError():
@@ -169,7 +184,7 @@ def error_response(error: Exception) -> JSONResponse:
             param = None
         case _:
             code, message, param = "internal_error", "Something went wrong inside the server.", None
-    return JSONResponse(error_body(status, code, message, param), status, HEADERS.get(status))
+    return status, error_body(status, code, message, param)
 
 
 def error_body(status: int, code: str, message: str, param: str | None = None) -> dict[str, object]:

@@ -6,10 +6,10 @@ sees a body that was read and written anew, and headers of ours alone.
 
 import hmac
 from contextlib import AsyncExitStack
+from functools import partial
 from hashlib import sha256
 from http import HTTPMethod
 
-from anyio import to_thread
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
@@ -31,12 +31,14 @@ from server.errors import MethodNotAllowedError, NotReadyError
 from server.leasing import Leases, labels_of
 from server.metering import BASE, Outcome, metered
 from server.metrics import Labels, Metrics
+from server.threads import Threads
 
+RESPONSES_PATH = "/v1/responses"
 PATHS = frozenset(
     {
         "/v1/chat/completions",
         "/v1/completions",
-        "/v1/responses",
+        RESPONSES_PATH,
         "/v1/messages",
         "/v1/messages/count_tokens",
         "/v1/embeddings",
@@ -48,8 +50,11 @@ PATHS = frozenset(
 class Gateway:
     """An ASGI app for PATHS."""
 
-    def __init__(self, registry: Registry, engine: Engine, leases: Leases, metrics: Metrics, *, secret: bytes) -> None:
+    def __init__(
+        self, registry: Registry, threads: Threads, engine: Engine, leases: Leases, metrics: Metrics, *, secret: bytes
+    ) -> None:
         self._registry = registry
+        self._threads = threads
         self._engine = engine
         self._leases = leases
         self._metrics = metrics
@@ -61,12 +66,12 @@ class Gateway:
         headers = Headers(scope=scope)
         if scope["method"] != HTTPMethod.POST:
             raise MethodNotAllowedError("This path takes POST.")
-        caller = require(await authenticate(self._registry, headers), KeyScope.INFER)
+        caller = require(await authenticate(self._registry, self._threads, headers), KeyScope.INFER)
 
         with metered(self._metrics, caller.tenant or "") as meter:
             # What is asked, and of whom?
             body = await read_body(receive, headers)
-            asked = Asked.parse(body, base_name=self._engine.info.base_name)
+            asked = await self._threads.compute(partial(Asked.parse, base_name=self._engine.info.base_name), body)
             self._check_engine()
 
             async with Client(receive) as client, AsyncExitStack() as held:
@@ -82,7 +87,7 @@ class Gateway:
                 # The engine's own app answers, with our word on what is not a client's to set.
                 meter.labels = labels_of(target) if target else Labels(caller.tenant or "", BASE, "")
                 answer = Answer(scope, send, client, self._engine, adapter=target.label if target else None)
-                inner_body = asked.body(model=self._engine.info.base_name, cache_salt=self._salt(caller))
+                inner_body = asked.body(**self._ours(scope["path"], caller))
                 token = REQUEST.set(RequestContext(adapter, on_usage=meter.on_usage))
                 try:
                     await self._engine.asgi(_inner_scope(scope, inner_body), client.replay(inner_body), answer.send)
@@ -91,17 +96,22 @@ class Gateway:
                 meter.outcome = answer.outcome
 
     async def _hold(self, caller: Caller, name: str, held: AsyncExitStack) -> tuple[Target, LoadedAdapter]:
-        target = await to_thread.run_sync(self._registry.resolve, caller, name)
+        target = await self._threads.read(self._registry.resolve, caller, name)
         try:
             return target, await held.enter_async_context(self._leases.lease(target))
         except AdapterRejectedError:
-            # If this was its first load, it is rejected from now on: the 404 of any name that means nothing.
-            await to_thread.run_sync(self._registry.resolve, caller, name)
+            # If the probe refused it, it is rejected from now on: the 404 of any name that means nothing.
+            await self._threads.read(self._registry.resolve, caller, name)
             raise
 
     def _check_engine(self) -> None:
         if self._engine.health() in {Health.STARTING, Health.DEAD}:
             raise NotReadyError("The engine is restarting.")
+
+    def _ours(self, path: str, caller: Caller) -> dict[str, str | bool]:
+        """Our word on what is not a client's to set. vLLM would store an answer if nothing were said."""
+        ours: dict[str, str | bool] = {"model": self._engine.info.base_name, "cache_salt": self._salt(caller)}
+        return ours | {"store": False} if path == RESPONSES_PATH else ours
 
     def _salt(self, caller: Caller) -> str:
         """What keeps tenants apart in the prefix cache: unguessable, the same for all of a tenant's requests."""

@@ -6,13 +6,12 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
-from anyio import to_thread
-
-from adapters import ConflictError, NotFoundError, ProbeVerdict, Registry, Target, Version, VersionState
+from adapters import ConflictError, NotFoundError, Registry, Target, Version, VersionState
 from server.engine.protocol import AdapterRejectedError, Engine, LoadedAdapter
 from server.metrics import Labels, Metrics
-from server.probe import NOT_LOADED, judge
+from server.probe import judge, require_rank
 from server.residency import Residency
+from server.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +20,17 @@ class Leases:
     """Hands out leases on versions. A version is probed at its first load, before anybody gets it."""
 
     def __init__(
-        self, registry: Registry, engine: Engine, residency: Residency, metrics: Metrics, *, base: str
+        self,
+        registry: Registry,
+        threads: Threads,
+        engine: Engine,
+        residency: Residency,
+        metrics: Metrics,
+        *,
+        base: str,
     ) -> None:
         self._registry = registry
+        self._threads = threads
         self._engine = engine
         self._residency = residency
         self._metrics = metrics
@@ -33,12 +40,13 @@ class Leases:
         """Hold this version in the engine.
 
         Raises:
-            ConflictError: it was trained on another base than the one served.
-            AdapterRejectedError: it can't be loaded. If this was its first load, the registry now has it as rejected.
+            ConflictError: it was trained on another base than the one served, or has a higher rank than is served.
+            AdapterRejectedError: it can't be loaded now, or its probe refused it: then the registry has it as rejected.
             AdapterLoadingError: not in time.
         """
         if target.base_fingerprint != self._base:
             raise ConflictError(f"{target.label} belongs to another base than the one served.", code="base_mismatch")
+        require_rank(self._engine, target.rank)
         return self._residency.lease(str(target.version_id), labels_of(target), partial(self._load, target))
 
     async def drop(self, version: Version) -> None:
@@ -52,9 +60,7 @@ class Leases:
             adapter = await self._engine.load(f"{target.label}#{target.version_id}", folder)
         except AdapterRejectedError:
             log.warning("adapter not loaded", extra={"version": target.label, "digest": target.digest})
-            if not target.is_probed:
-                await self._record(target, NOT_LOADED)
-            raise
+            raise  # and never recorded: what failed may be ours, such as a full disk
         if not target.is_probed:
             await self._probe(target, adapter)
         labels = self._metrics.bounded(labels_of(target))
@@ -63,7 +69,7 @@ class Leases:
 
     async def _folder(self, target: Target) -> Path:
         try:
-            return await to_thread.run_sync(self._registry.folder, target.digest)
+            return await self._threads.read(self._registry.folder, target.digest)
         except NotFoundError as error:
             log.exception("adapter's files are gone", extra={"version": target.label, "digest": target.digest})
             raise AdapterRejectedError("the files are gone") from error
@@ -72,16 +78,13 @@ class Leases:
         is_accepted = False
         try:
             verdict = await judge(self._engine, adapter)
-            await self._record(target, verdict)
+            await self._threads.write(self._registry.versions.record_probe, target.version_id, verdict)
             is_accepted = verdict.is_accepted
         finally:
             if not is_accepted:
                 await self._engine.unload(adapter)
         if not is_accepted:
             raise AdapterRejectedError(verdict.reason)
-
-    async def _record(self, target: Target, verdict: ProbeVerdict) -> None:
-        await to_thread.run_sync(self._registry.versions.record_probe, target.version_id, verdict)
 
 
 def labels_of(target: Target) -> Labels:

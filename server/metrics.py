@@ -1,7 +1,8 @@
 """The `lorikeet_*` series, and the page that shows them beside vLLM's own.
 
-Invariant: the number of series does not follow the number of names. The first tenants, adapters and versions seen get
-labels of their own; all later ones share `other`.
+Invariant: the number of series does not follow the number of names. A tenant's first adapters and versions get labels
+of their own, all its later ones share `(tenant, other, other)`: none takes another's labels. Once there is no room in
+all, tenants not seen before share `other`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,16 +26,19 @@ class Labels(NamedTuple):
     version: str
 
 
-OTHER = Labels("other", "other", "other")
+OTHER = "other"
+NOBODYS = Labels(OTHER, OTHER, OTHER)
 
 
 class Metrics:
     """All of our series, in a registry of their own."""
 
-    def __init__(self, *, max_label_sets: int = 500) -> None:
+    def __init__(self, *, max_label_sets: int = 1000, max_tenant_sets: int = 20) -> None:
         self.registry = CollectorRegistry()
         self._max_label_sets = max_label_sets
-        self._known: set[Labels] = set()
+        self._max_tenant_sets = max_tenant_sets
+        self._known: dict[str, set[Labels]] = {}
+        self._label_sets = 0
         self.requests = self._counter("requests", "Inference requests by outcome", (*Labels._fields, "outcome"))
         self.tokens = self._counter("tokens", "Tokens by kind", (*Labels._fields, "kind"))
         self.first_token_seconds = self._histogram("time_to_first_token_seconds", "From a request's arrival")
@@ -46,11 +50,19 @@ class Metrics:
         self._leases = Gauge("lorikeet_leases", "Requests that hold an adapter", Labels._fields, registry=self.registry)
 
     def bounded(self, labels: Labels) -> Labels:
-        """`labels` themselves while there is room for more label sets, and OTHER from then on."""
-        if labels not in self._known:
-            if len(self._known) >= self._max_label_sets:
-                return OTHER
-            self._known.add(labels)
+        """`labels` while their tenant has room for more, then what its others share; NOBODYS if it has none at all."""
+        shared = Labels(labels.tenant, OTHER, OTHER)
+        own = self._known.get(labels.tenant, set())
+        if labels in own:
+            return labels
+        is_full = self._label_sets >= self._max_label_sets
+        if not own and is_full:
+            return NOBODYS
+        if is_full or len(own) >= self._max_tenant_sets:
+            return shared
+        # What the tenant's others will share is there from the start, so that no other tenant can take its place.
+        self._known[labels.tenant] = own | {shared, labels}
+        self._label_sets += len(self._known[labels.tenant]) - len(own)
         return labels
 
     def show_residents(self, residents: Iterable[tuple[Labels, int]]) -> None:

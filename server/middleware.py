@@ -8,6 +8,7 @@ import re
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import BadRequestError, BodyTooLargeError, error_response, status_of
@@ -45,7 +46,10 @@ class Guard:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, whatever happens. What breaks an answer midway is raised on: uvicorn then cuts the connection."""
+        """Answer, whatever happens. What breaks an answer midway is raised on: uvicorn then cuts the connection.
+
+        A client that hung up while its body was read gets no answer and is no failure.
+        """
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         has_started = has_finished = False
@@ -58,6 +62,8 @@ class Guard:
 
         try:
             await self._app(scope, receive, send_and_note)
+        except ClientDisconnect:
+            log.info("client gone", extra={"request_id": scope["state"]["request_id"]})
         except Exception as error:
             status = status_of(error)
             if status == 500:  # noqa: PLR2004  — a defect, or nothing we have a name for

@@ -7,15 +7,16 @@ A route's signature says what it needs and who may call it: `PartsDep`, and one 
 from dataclasses import dataclass
 from typing import Annotated
 
-from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from adapters import Base, Caller, Registry, Scope
+from server.admission import Uploads
 from server.callers import authenticate, require
 from server.engine.protocol import Engine
 from server.leasing import Leases
 from server.metrics import Metrics
 from server.residency import Residency
+from server.threads import Threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,8 @@ class Parts:
     residency: Residency
     leases: Leases
     metrics: Metrics
-    publishing: CapacityLimiter
-    """The threads that uploads may take: they must not use up those that requests need."""
+    threads: Threads
+    uploads: Uploads
 
 
 def _parts(request: Request) -> Parts:
@@ -41,7 +42,8 @@ PartsDep = Annotated[Parts, Depends(_parts)]
 
 
 async def _caller(request: Request, parts: PartsDep) -> Caller:
-    return await authenticate(parts.registry, request.headers)
+    known: Caller | None = getattr(request.state, "caller", None)  # who came in by the admin's door is known
+    return known or await authenticate(parts.registry, parts.threads, request.headers)
 
 
 CallerDep = Annotated[Caller, Depends(_caller)]

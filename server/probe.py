@@ -5,14 +5,13 @@ engine ran.
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
 from anyio import from_thread
 
-from adapters import Manifest, Probe, ProbeVerdict
+from adapters import ConflictError, Manifest, Probe, ProbeVerdict
 from server.engine.protocol import AdapterRejectedError, Engine, LoadedAdapter, Sample
 from server.metrics import Labels
 from server.residency import Residency
@@ -39,6 +38,15 @@ async def judge(engine: Engine, adapter: LoadedAdapter) -> ProbeVerdict:
     return ProbeVerdict(is_accepted=True, warnings=("adapter_is_noop",) if _are_equal(sample, base) else ())
 
 
+def require_rank(engine: Engine, rank: int) -> None:
+    """Raises ConflictError `rank_unserved`: nothing is wrong with the adapter, the engine was started for less."""
+    if rank > engine.info.max_rank:
+        raise ConflictError(
+            f"The adapter has rank {rank}, and this server was started for ranks up to {engine.info.max_rank}.",
+            code="rank_unserved",
+        )
+
+
 def upload_probe(engine: Engine, residency: Residency, labels: Labels) -> Probe:
     """The gate's probe, for one upload. To be called in a thread that the event loop waits for.
 
@@ -55,7 +63,10 @@ def upload_probe(engine: Engine, residency: Residency, labels: Labels) -> Probe:
         finally:
             await residency.drop(key)
 
-    in_loop: Callable[[Path, Manifest], ProbeVerdict] = lambda folder, _manifest: from_thread.run(probe, folder)  # noqa: E731
+    def in_loop(folder: Path, manifest: Manifest) -> ProbeVerdict:
+        require_rank(engine, manifest.rank)
+        return from_thread.run(probe, folder)
+
     return in_loop
 
 

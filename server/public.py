@@ -1,6 +1,5 @@
 """The surface beside inference: the models a caller can name, health, metrics."""
 
-from anyio import to_thread
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -14,11 +13,13 @@ router = APIRouter()
 
 @router.get("/v1/models")
 async def models(caller: AskerDep, parts: PartsDep) -> dict[str, object]:
-    """The base, and the caller's own adapters that have a live version: each `id` works as `model`."""
-    adapters = await to_thread.run_sync(parts.registry.adapters.list, caller, caller.tenant or "")
+    """The base, and the caller's own adapters that have a live version: each `id` works as `model`, and stands once."""
+    adapters = await parts.threads.read(parts.registry.adapters.list, caller, caller.tenant or "")
     base_name = parts.engine.info.base_name
     base = _model(base_name, int(parts.base.created_at.timestamp()), "lorikeet")
-    own = [_adapter(adapter, base_name) for adapter in adapters if adapter.live is not None]
+    own = [
+        _adapter(adapter, base_name) for adapter in adapters if adapter.live is not None and adapter.name != base_name
+    ]
     return {"object": "list", "data": [base, *own]}
 
 

@@ -30,16 +30,16 @@ class ServerSettings(BaseSettings):
     max_cpu_loras: PositiveInt = 64
     """Adapters kept in host RAM. One place is kept spare for the one being loaded."""
     max_lora_rank: Rank | None = None
-    """Unset: the step of vLLM's rank ladder that covers the registry's highest rank."""
-    max_model_len: PositiveInt | None = None
-    """Prompt and answer together, in tokens. Unset: what the base was made for."""
+    """The highest rank served: a step of vLLM's ladder, not below LORIKEET_MAX_RANK. Unset: the step that covers it."""
+    max_model_len: int | None = Field(default=None, ge=64)
+    """Prompt and answer together, in tokens, 64 at least. Unset: what the base was made for."""
     max_num_seqs: PositiveInt = 16
     """Sequences in one batch."""
     kv_cache_memory_bytes: PositiveInt = 1 << 30
     """Memory for the keys and values of running requests and of the prefix cache."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
     """What the base is computed in; auto is what its checkpoint says."""
-    max_body_bytes: PositiveInt = 4 << 20
+    max_body_bytes: PositiveInt = 1 << 20
     """The largest request body, save uploads: the registry says how large those may be."""
     load_timeout_seconds: PositiveFloat = 30.0
     """How long a request waits for its adapter before it is told to come back (503)."""
@@ -78,11 +78,16 @@ class ServerSettings(BaseSettings):
         """The step of the ladder to start the engine at.
 
         Raises:
-            SettingsError: no step covers the registry's highest rank.
+            SettingsError: the chosen step, or every step, is below the registry's highest rank.
         """
-        if self.max_lora_rank is not None:
-            return self.max_lora_rank
-        for step in RANK_LADDER:
-            if step >= registry_max_rank:
-                return step
-        raise SettingsError(f"the registry allows rank {registry_max_rank}, vLLM at most {RANK_LADDER[-1]}")
+        covering = [step for step in RANK_LADDER if step >= registry_max_rank]
+        if not covering:
+            raise SettingsError(f"the registry allows rank {registry_max_rank}, vLLM at most {RANK_LADDER[-1]}")
+        if self.max_lora_rank is None:
+            return covering[0]
+        if self.max_lora_rank not in covering:
+            raise SettingsError(
+                f"max_lora_rank ({self.max_lora_rank}) is below the highest rank that the registry takes "
+                f"({registry_max_rank}): leave it unset or choose {covering[0]}, or lower LORIKEET_MAX_RANK"
+            )
+        return self.max_lora_rank

@@ -6,14 +6,12 @@ its leases end.
 
 import re
 from contextlib import AsyncExitStack
-from functools import partial
 from http import HTTPStatus
 from typing import Annotated
 
-from anyio import to_thread
 from fastapi import APIRouter, Header, Request, Response
 
-from adapters import Alias, Caller, ConflictError, Version, VersionState
+from adapters import Alias, Caller, Version, VersionState
 from server.admin.uploads import upload_members
 from server.admin.wire import AdapterOut, AliasOut, Number, Page, Pointed, VersionOut
 from server.engine.protocol import AdapterRejectedError
@@ -34,7 +32,7 @@ IfMatch = Annotated[str | None, Header()]
 @router.get("")
 async def list_adapters(tenant: str, caller: AdminDep, parts: PartsDep) -> Page[AdapterOut]:
     """A tenant's adapters."""
-    adapters = await to_thread.run_sync(parts.registry.adapters.list, caller, tenant)
+    adapters = await parts.threads.read(parts.registry.adapters.list, caller, tenant)
     return Page(data=[AdapterOut.of(adapter) for adapter in adapters])
 
 
@@ -50,17 +48,18 @@ async def upload(
     promote: bool = False,
 ) -> VersionOut:
     """Publish a version: 201, or 200 if these very bytes were there already."""
-    await to_thread.run_sync(parts.registry.tenants.get, caller, tenant)  # before the body is read: may they at all?
+    await parts.threads.read(parts.registry.tenants.get, caller, tenant)  # before the body is read: may they at all?
     probe = upload_probe(parts.engine, parts.residency, Labels(tenant, adapter, "probe"))
-    async with upload_members(request, max_bytes=parts.registry.limits.max_upload_bytes) as members:
-        publish = partial(
-            parts.registry.versions.publish,
-            *(caller, tenant, adapter, members),
-            base=parts.base.fingerprint,
-            origin={"method": "upload"},
-            probe=probe,
-        )
-        published = await to_thread.run_sync(publish, limiter=parts.publishing)
+    max_bytes = parts.registry.limits.max_upload_bytes
+    with parts.uploads.admitted(tenant), parts.registry.store.stage() as folder:
+        async with upload_members(request, folder, max_bytes=max_bytes) as members:
+            published = await parts.threads.publish(
+                parts.registry.versions.publish,
+                *(caller, tenant, adapter, members),
+                base=parts.base.fingerprint,
+                origin={"method": "upload"},
+                probe=probe,
+            )
     if promote:
         await _promote(parts, caller, published.version, LIVE, expected_revision=None)
     response.status_code = HTTPStatus.CREATED if published.is_new else HTTPStatus.OK
@@ -70,20 +69,20 @@ async def upload(
 @router.get("/{adapter}/versions")
 async def list_versions(tenant: str, adapter: str, caller: AdminDep, parts: PartsDep) -> Page[VersionOut]:
     """An adapter's versions."""
-    versions = await to_thread.run_sync(parts.registry.versions.list, caller, tenant, adapter)
+    versions = await parts.threads.read(parts.registry.versions.list, caller, tenant, adapter)
     return Page(data=[VersionOut.of(version) for version in versions])
 
 
 @router.get("/{adapter}/versions/{number}")
 async def get_version(tenant: str, adapter: str, number: Number, caller: AdminDep, parts: PartsDep) -> VersionOut:
     """One version."""
-    return VersionOut.of(await to_thread.run_sync(parts.registry.versions.get, caller, tenant, adapter, number))
+    return VersionOut.of(await parts.threads.read(parts.registry.versions.get, caller, tenant, adapter, number))
 
 
 @router.delete("/{adapter}/versions/{number}")
 async def retire(tenant: str, adapter: str, number: Number, caller: AdminDep, parts: PartsDep) -> VersionOut:
     """No request resolves to it from now on; those that run with it finish."""
-    version = await to_thread.run_sync(parts.registry.versions.retire, caller, tenant, adapter, number)
+    version = await parts.threads.write(parts.registry.versions.retire, caller, tenant, adapter, number)
     await parts.leases.drop(version)
     return VersionOut.of(version)
 
@@ -101,7 +100,7 @@ async def point(
 ) -> AliasOut:
     """Point an alias at a version. `If-Match` with the alias's last ETag refuses to overwrite another's move."""
     revision = _revision(if_match)
-    version = await to_thread.run_sync(parts.registry.versions.get, caller, tenant, adapter, pointed.version)
+    version = await parts.threads.read(parts.registry.versions.get, caller, tenant, adapter, pointed.version)
     return _tagged(response, await _promote(parts, caller, version, alias, expected_revision=revision))
 
 
@@ -110,26 +109,31 @@ async def roll_back(
     tenant: str, adapter: str, response: Response, caller: AdminDep, parts: PartsDep, if_match: IfMatch = None
 ) -> AliasOut:
     """`live` goes back to what it was before the last promote."""
-    go_back = partial(parts.registry.aliases.rollback, caller, tenant, adapter, expected_revision=_revision(if_match))
-    return _tagged(response, await to_thread.run_sync(go_back))
+    revision = _revision(if_match)
+    back = await parts.threads.write(
+        parts.registry.aliases.rollback, caller, tenant, adapter, expected_revision=revision
+    )
+    return _tagged(response, back)
 
 
 async def _promote(
     parts: Parts, caller: Caller, version: Version, alias: str, *, expected_revision: int | None
 ) -> Alias:
-    move = partial(
-        parts.registry.aliases.promote,
-        *(caller, version.tenant, version.adapter, version.number),
-        alias=alias,
-        expected_revision=expected_revision,
-    )
+    whose = (caller, version.tenant, version.adapter, version.number)
     async with AsyncExitStack() as held:
         if version.state in SERVABLE:  # of the others the registry says what is wrong
             try:
                 await held.enter_async_context(parts.leases.lease(target_of(version)))
-            except AdapterRejectedError as error:
-                raise ConflictError(f"The engine can't load {version.label}.", code="version_not_ready") from error
-        return await to_thread.run_sync(move)
+            except AdapterRejectedError:
+                now = await parts.threads.read(parts.registry.versions.get, *whose)
+                if now.state in SERVABLE:  # not loaded, but not refused by its probe either: it may be another time
+                    raise
+        return await parts.threads.write(
+            parts.registry.aliases.promote,
+            *whose,
+            alias=alias,
+            expected_revision=expected_revision,
+        )
 
 
 def _revision(if_match: str | None) -> int | None:

@@ -9,8 +9,14 @@ from importlib.metadata import PackageNotFoundError, distribution
 
 from adapters import LorikeetError
 
-DANGEROUS = ("VLLM_SERVER_DEV_MODE", "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_ALLOW_INSECURE_SERIALIZATION")
-"""Each opens a way past the gateway: development routes, adapters by path, pickles between processes."""
+DANGEROUS = (
+    "VLLM_SERVER_DEV_MODE",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
+    "VLLM_ALLOW_INSECURE_SERIALIZATION",
+    "VLLM_ENABLE_RESPONSES_API_STORE",
+)
+"""Each opens a way past the gateway: development routes, adapters by path, pickles between processes, one store of
+answers for all tenants."""
 
 FIXED = {
     "VLLM_PLUGINS": "lorikeet",  # of all plugins ours alone: vLLM's LoRA resolvers would load by path and from a hub
@@ -22,6 +28,8 @@ FIXED = {
 
 DEFAULTS = {"VLLM_LOGGING_LEVEL": "ERROR"}
 """Set unless the operator set them."""
+
+SMALL_MACHINE_CORES = 4
 
 
 class EnginePackageError(LorikeetError):
@@ -48,8 +56,14 @@ def prepare_environment() -> None:
     if opened := [name for name in DANGEROUS if os.environ.get(name, "0") not in {"", "0"}]:
         raise EnginePackageError(f"unset {', '.join(opened)}: it would open vLLM past the gateway")
     os.environ.update(FIXED)
-    for name, value in DEFAULTS.items():
+    for name, value in (DEFAULTS | _threads()).items():
         os.environ.setdefault(name, value)
+
+
+def _threads() -> dict[str, str]:
+    """On a small machine, all cores for the engine: vLLM keeps one back, which is half of two (PERFORMANCE.md)."""
+    cores = sorted(os.sched_getaffinity(0))
+    return {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores))} if len(cores) <= SMALL_MACHINE_CORES else {}
 
 
 def _is_installed(name: str) -> bool:

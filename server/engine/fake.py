@@ -4,7 +4,8 @@ It reads an adapter's files and refuses bad ones; it answers in words that follo
 weights, each word marked with whose it is; it stops when the client hangs up; and it dies, as vLLM does, when a running
 request finds that its adapter was unloaded, or when more adapters are loaded than there is room for.
 
-Tests stage things with `gate` (generation waits while it is clear), `kill()`, `running` and `loaded`.
+Tests stage things with `gate` (generation waits while it is clear), `kill()`, `stall()`, `refuses_loads`,
+`samples_nan` and `start_failure`; and look at `running` and `loaded`.
 """
 
 import asyncio
@@ -27,7 +28,9 @@ from starlette.types import ASGIApp
 from server.engine.fake_weights import read_digest
 from server.engine.protocol import (
     REQUEST,
+    AdapterRejectedError,
     EngineDeadError,
+    EngineError,
     EngineInfo,
     Health,
     LoadedAdapter,
@@ -60,6 +63,7 @@ class FakeEngine:
             routes=[
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
                 Route("/v1/completions", self._completions, methods=["POST"]),
+                Route("/v1/responses", self._responses, methods=["POST"]),
             ]
         )
         self.gate = asyncio.Event()
@@ -71,12 +75,18 @@ class FakeEngine:
         """The names of all loads that succeeded, in order."""
         self.seen_bodies: list[dict[str, Any]] = []
         self.seen_headers: list[dict[str, str]] = []
+        self.refuses_loads = False
+        self.samples_nan = False
+        """Whether an adapter's log-probabilities are no numbers."""
+        self.start_failure: EngineError | None = None
         self._marks: dict[int, str] = {}
         self._ids = itertools.count(1)
         self._health = Health.STARTING
 
     async def start(self) -> None:
-        """Become ready."""
+        """Become ready, or raise `start_failure`."""
+        if self.start_failure is not None:
+            raise self.start_failure
         self._health = Health.READY
 
     async def stop(self) -> None:
@@ -88,6 +98,10 @@ class FakeEngine:
         """Die, with all that runs."""
         self._health = Health.DEAD
 
+    def stall(self) -> None:
+        """Make no step any more."""
+        self._health = Health.STALLED
+
     def health(self) -> Health:
         """STARTING until `start`, DEAD after `kill` or a broken promise."""
         return self._health
@@ -95,6 +109,8 @@ class FakeEngine:
     async def load(self, name: str, path: Path) -> LoadedAdapter:
         """Read the files; the weights decide the words."""
         self._check_alive()
+        if self.refuses_loads:
+            raise AdapterRejectedError("no memory left, at /some/path")
         int_id = next(self._ids)
         digest = await asyncio.to_thread(read_digest, path, self.info.max_rank)
         if len(self.loaded) >= self.info.host_slots:
@@ -118,6 +134,8 @@ class FakeEngine:
                 ids = [int(word.rpartition("-")[2]) async for (word,) in words]
         finally:
             REQUEST.reset(token)
+        if self.samples_nan and adapter is not None:
+            return Sample(tuple(ids), (math.nan,) * len(ids))
         return Sample(tuple(ids), tuple(math.log((1 + token_id) / (1 + VOCABULARY_SIZE)) for token_id in ids))
 
     def mark(self, adapter: LoadedAdapter | None) -> str:
@@ -163,6 +181,10 @@ class FakeEngine:
     async def _completions(self, request: Request) -> Response:
         fields = await self._read(request)
         return await self._answer(request, fields, str(fields.get("prompt", "")), is_chat=False)
+
+    async def _responses(self, request: Request) -> Response:
+        fields = await self._read(request)
+        return await self._answer(request, fields, str(fields.get("input", "")), is_chat=False)
 
     async def _read(self, request: Request) -> dict[str, Any]:
         fields: dict[str, Any] = await request.json()

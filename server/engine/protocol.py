@@ -20,7 +20,7 @@ class Health(StrEnum):
     STARTING = "starting"
     READY = "ready"
     STALLED = "stalled"
-    """It has work in hand and has made no token for too long."""
+    """It has work in hand and has made no step for too long."""
     DEAD = "dead"
 
 

@@ -41,14 +41,14 @@ from server.engine.protocol import (
     RequestContext,
     Sample,
 )
-from server.engine.vllm_requests import AdapterLLM, BoundedStatLogger, lora_request_of
+from server.engine.vllm_requests import AdapterLLM, StepLogger, lora_request_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CPU_WRAPPER = "server.engine.punica_cpu.GroupedPunicaCPU"
-STALL_SECONDS = 60.0
-"""Work in hand and no token for this long: the engine hangs. Longer than any prefill step at the default batch size."""
+STALL_SECONDS = 300.0
+"""Work in hand and no step made for this long: the engine hangs. What vLLM itself allows one step to take."""
 
 
 class VllmEngine:
@@ -88,9 +88,11 @@ class VllmEngine:
         """Load the base and build vLLM's app over it. Blocks the event loop while vLLM starts its processes."""
         args = make_arg_parser(FlexibleArgumentParser()).parse_args(self._flags)
         validate_parsed_serve_args(args)
-        self._llm = llm = AdapterLLM.from_engine_args(
-            AsyncEngineArgs.from_cli_args(args), stat_loggers=[BoundedStatLogger]
-        )
+        try:
+            llm = AdapterLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args), stat_loggers=[StepLogger])
+        except Exception as error:  # the vLLM seam: what goes wrong in its processes arrives as plain Exception
+            raise EngineDeadError(f"vLLM did not start: {str(error).partition(chr(10))[0]}") from error
+        self._llm = llm
         await self._check_wrapper(llm)
         tasks = await llm.get_supported_tasks()
         app = build_app(args, tasks, llm.model_config)
@@ -165,12 +167,12 @@ class VllmEngine:
         return Sample(tuple(completion.token_ids), tuple(choices[token_id].logprob for token_id, choices in logprobs))
 
     def health(self) -> Health:
-        """Dead if vLLM says so; stalled if it has work in hand and made no token for STALL_SECONDS."""
+        """Dead if vLLM says so; stalled if it has work in hand and made no step for STALL_SECONDS."""
         if self._llm is None or self._info is None:
             return Health.STARTING
         if self._llm.errored:
             return Health.DEAD
-        return Health.STALLED if self._llm.idle_seconds() > STALL_SECONDS else Health.READY
+        return Health.STALLED if self._llm.stalled_seconds() > STALL_SECONDS else Health.READY
 
     async def _check_wrapper(self, llm: "AdapterLLM") -> None:
         """Refuse to serve where base rows would be answered with a tenant's adapter."""

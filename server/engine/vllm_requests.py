@@ -6,8 +6,9 @@ Extends vLLM's own engine client and metrics logger. Knows requests; `server/eng
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from copy import copy
 from typing import Any
 
 from prometheus_client import REGISTRY
@@ -20,17 +21,21 @@ from server.engine.protocol import REQUEST, LoadedAdapter, RequestContext, Usage
 
 
 class AdapterLLM(AsyncLLM):  # type: ignore[misc]  # vLLM ships no types that strict mode accepts
-    """vLLM's engine client, whose requests carry the adapter that REQUEST names and report their usage to it."""
+    """vLLM's engine client, whose requests carry the adapter that REQUEST names and report their usage to it.
+
+    Made with `stat_loggers=[StepLogger]`.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._running: Counter[int] = Counter()  # requests in hand by adapter id; the base's under 0
         self._when_unused: dict[int, asyncio.Event] = {}
-        self._progress_at = time.monotonic()
+        self._busy_since = 0.0
+        (self._steps,) = (logger for logger in self.logger_manager.stat_loggers if isinstance(logger, StepLogger))
 
-    def idle_seconds(self) -> float:
-        """How long the requests in hand have gone without a token; 0 if there are none."""
-        return time.monotonic() - self._progress_at if self._running else 0.0
+    def stalled_seconds(self) -> float:
+        """How long the engine has made no step though it has requests in hand; 0 if it has none."""
+        return time.monotonic() - max(self._busy_since, self._steps.stepped_at) if self._running else 0.0
 
     async def until_unused(self, adapter: LoadedAdapter) -> None:
         """Wait until no request with this adapter is in hand.
@@ -46,36 +51,43 @@ class AdapterLLM(AsyncLLM):  # type: ignore[misc]  # vLLM ships no types that st
         return self._generate(REQUEST.get(), prompt, sampling_params, request_id, kwargs)
 
     async def _generate(
-        self,
-        context: RequestContext | None,
-        prompt: Any,
-        params: Any,
-        request_id: str,
-        kwargs: dict[str, Any],
+        self, context: RequestContext | None, prompt: Any, params: Any, request_id: str, kwargs: dict[str, Any]
     ) -> AsyncGenerator[Any, None]:
+        # An answer that is wanted whole is followed token by token all the same: so that it is counted as it is made,
+        # whether or not the client stays, and its first token is seen when it comes.
+        is_whole = params.output_kind == RequestOutputKind.FINAL_ONLY
+        if is_whole:
+            params = copy(params)
+            params.output_kind = RequestOutputKind.CUMULATIVE
+        whole: dict[int, Any] = {}
         meter = _UsageMeter(context, request_id, is_delta=params.output_kind == RequestOutputKind.DELTA)
-        outputs = super().generate(prompt, params, request_id, **kwargs | _privileges(context))
+        with self._in_hand(context):
+            async with aclosing(
+                super().generate(prompt, params, request_id, **kwargs | _privileges(context))
+            ) as outputs:
+                async for output in outputs:  # closing it aborts in the engine what the client no longer waits for
+                    meter.record(output)
+                    if is_whole:
+                        whole |= {completion.index: completion for completion in output.outputs}
+                        if not output.finished:
+                            continue
+                        output.outputs = [whole[index] for index in sorted(whole)]
+                    yield output
+
+    @contextmanager
+    def _in_hand(self, context: RequestContext | None) -> Iterator[None]:
         int_id = context.adapter.int_id if context and context.adapter else 0
         if not self._running:
-            self._progress_at = time.monotonic()
+            self._busy_since = time.monotonic()
         self._running[int_id] += 1
         try:
-            async for output in outputs:
-                self._progress_at = time.monotonic()
-                meter.record(output)
-                yield output
+            yield
         finally:
-            try:
-                await outputs.aclose()  # aborts in the engine what the client no longer waits for
-            finally:
-                self._leave(int_id)
-
-    def _leave(self, int_id: int) -> None:
-        self._running[int_id] -= 1
-        if not self._running[int_id]:
-            del self._running[int_id]
-            if unused := self._when_unused.pop(int_id, None):
-                unused.set()
+            self._running[int_id] -= 1
+            if not self._running[int_id]:
+                del self._running[int_id]
+                if unused := self._when_unused.pop(int_id, None):
+                    unused.set()
 
     async def encode(
         self,
@@ -115,17 +127,26 @@ class _UsageMeter:
         self._context.on_usage(self._call_id, usage)
 
 
-class BoundedStatLogger(PrometheusStatLogger):  # type: ignore[misc]  # vLLM ships no types that strict mode accepts
-    """vLLM's metrics without `vllm:lora_requests_info`: one series a combination of adapter names, never removed."""
+class StepLogger(PrometheusStatLogger):  # type: ignore[misc]  # vLLM ships no types that strict mode accepts
+    """vLLM's metrics, and when the engine last made a step (it reports every one, also those without a token).
+
+    Without `vllm:lora_requests_info`: one series a combination of adapter names, never removed.
+    """
 
     gauge_lora_info: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.stepped_at = 0.0
         gauge = self.gauge_lora_info
         if gauge is not None:
             REGISTRY.unregister(gauge)
             self.gauge_lora_info = None
+
+    def record(self, *args: Any, **kwargs: Any) -> None:
+        """Called by vLLM with what each step reports."""
+        self.stepped_at = time.monotonic()
+        super().record(*args, **kwargs)
 
 
 def _privileges(context: RequestContext | None) -> dict[str, Any]:

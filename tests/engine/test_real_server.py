@@ -25,6 +25,8 @@ from tests.engine.conftest import ALL_LINEAR, OPERATOR, RealServer
 pytestmark = pytest.mark.engine
 
 QUESTION = [{"role": "user", "content": "Where is my order?"}]
+JUST_BELOW_THE_BOUND = 40.0
+"""The spread of B at which scale · ‖A‖ · ‖B‖ comes near the gate's 10⁴ on the tiny base."""
 GREEDY: dict[str, Any] = {"messages": QUESTION, "temperature": 0, "max_tokens": 12}
 
 
@@ -161,6 +163,64 @@ def test_a_client_that_hangs_up_frees_its_lease_and_stops_its_generation(server:
     wait_until(lambda: llm._llm.get_num_unfinished_requests() == 0 and not any(leases(server).values()))
 
 
+def test_what_was_generated_before_a_client_hung_up_is_counted(server: RealServer) -> None:
+    llm: Any = server.engine
+    before = counted(server, "support", "1")
+    body = {**GREEDY, "adapter": "support", "max_tokens": 900, "ignore_eos": True}
+
+    with connected(server, body):
+        wait_until(lambda: counted(server, "support", "1")["completion"] > before["completion"])
+    wait_until(lambda: llm._llm.get_num_unfinished_requests() == 0)
+
+    after = counted(server, "support", "1")
+    assert after["prompt"] > before["prompt"]
+    assert 0 < after["completion"] - before["completion"] < 900
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_every_choice_is_answered_and_counted(server: RealServer, stream: bool) -> None:  # noqa: FBT001
+    before = counted(server, "support", "1")
+    client = OpenAI(base_url=f"{server.url}/v1", api_key=server.acme, max_retries=0)
+    request: dict[str, Any] = {**GREEDY, "n": 3, "temperature": 1, "seed": 1, "extra_body": {"ignore_eos": True}}
+
+    if stream:
+        chunks = list(
+            client.chat.completions.create(
+                model="support", stream=True, stream_options={"include_usage": True}, **request
+            )
+        )
+        indices = {choice.index for chunk in chunks for choice in chunk.choices}
+        usage = chunks[-1].usage
+    else:
+        answer = client.chat.completions.create(model="support", **request)
+        indices = {choice.index for choice in answer.choices}
+        usage = answer.usage
+
+    after = counted(server, "support", "1")
+    assert indices == {0, 1, 2}
+    assert usage is not None
+    assert usage.completion_tokens == 3 * 12
+    assert (usage.prompt_tokens, usage.completion_tokens) == (
+        after["prompt"] - before["prompt"],
+        after["completion"] - before["completion"],
+    )
+
+
+def counted(server: RealServer, adapter: str, version: str) -> dict[str, float]:
+    """acme's tokens so far, by kind, as /metrics tells them."""
+    with server.client(server.platform) as client:
+        lines = client.get("/metrics").text.splitlines()
+    label = f'adapter="{adapter}",kind="{{kind}}",tenant="acme",version="{version}"'
+    return {
+        kind: sum(
+            float(line.rpartition(" ")[2])
+            for line in lines
+            if line.startswith(f"lorikeet_tokens_total{{{label.format(kind=kind)}}}")
+        )
+        for kind in ("prompt", "completion")
+    }
+
+
 @contextmanager
 def connected(server: RealServer, body: dict[str, Any]) -> Iterator[None]:
     """A chat that was sent; its connection is cut when the block ends."""
@@ -268,6 +328,26 @@ def test_the_engine_survives_every_bad_upload_and_answers_as_before(server: Real
 
     assert leases(server).keys() == resident
     assert chat(server, server.acme, adapter="bad").status_code == 404
+
+
+def test_the_strongest_adapter_that_the_gate_takes_spoils_no_other_answer(
+    server: RealServer, tiny_base: Base, tmp_path: Path
+) -> None:
+    """A value that is no number would stay in freed blocks of the shared cache and reach the next tenant."""
+    golden = [text_of(chat(server, server.acme)), text_of(chat(server, server.acme, adapter="support"))]
+    folder = make_adapter_folder(
+        tmp_path / "loud", tiny_base, modules=ALL_LINEAR, seed=3, strength=JUST_BELOW_THE_BOUND
+    )
+    server.publish("globex", "loud", folder)
+
+    long = [{"role": "user", "content": "Where is my order? " * 20}]
+    loud = [chat(server, server.globex, adapter="loud", messages=long, logprobs=True) for _ in range(4)]
+
+    assert all(answer.status_code == 200 for answer in loud)
+    assert [text_of(chat(server, server.acme)), text_of(chat(server, server.acme, adapter="support"))] == golden
+    for _ in range(8):
+        assert text_of(chat(server, server.acme, messages=long))
+        assert text_of(chat(server, server.acme)) == golden[0]
 
 
 def test_an_upload_is_probed_promoted_and_answers_at_once(server: RealServer, tiny_base: Base, tmp_path: Path) -> None:

@@ -82,9 +82,11 @@ def test_what_vllm_starts_under_is_fixed_but_its_log_level_is_the_operators(monk
 
     assert fake.environ["VLLM_PLUGINS"] == "lorikeet"
     assert fake.environ["HF_HUB_OFFLINE"] == "1"
+    assert fake.environ["VLLM_CPU_OMP_THREADS_BIND"] == "0,1"
     assert fake.environ["VLLM_LOGGING_LEVEL"] == "DEBUG"
 
 
 class _os_with:  # noqa: N801  — stands in for the module
     def __init__(self, **variables: str) -> None:
         self.environ = {"PATH": os.defpath, **variables}
+        self.sched_getaffinity = {0: {0, 1}}.get

@@ -62,6 +62,13 @@ def test_no_key_and_a_wrong_key_are_401_on_every_route(world: World) -> None:
         assert wrong.headers["www-authenticate"] == "Bearer"
 
 
+@pytest.mark.parametrize(("key", "status"), [(None, 401), ("acme", 403)])
+def test_a_strangers_body_is_not_looked_at_in_the_admin_api(world: World, key: str | None, status: int) -> None:
+    with world.client(key) as client:
+        answer = client.post("/admin/v1/tenants", content=b"{", headers={"content-type": "application/json"})
+    assert answer.status_code == status
+
+
 def test_keys_of_too_small_a_scope_are_403_on_every_route(world: World) -> None:
     too_small = (
         [(route, key) for route in INFER for key in ("acme-admin", "platform")]

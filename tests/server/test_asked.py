@@ -8,9 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.asked import OURS, Asked
+from server.ceilings import SCHEMAS
 from server.errors import BadRequestError
 from tests.server.world import World
 
+COUNTED = {"n", "best_of", "prompt", "input", *SCHEMAS}
+"""Fields whose values have ceilings."""
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -21,6 +24,14 @@ JSON_VALUES = st.recursive(
 def parse(body: Any) -> Asked:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     return Asked.parse(raw, base_name="tiny")
+
+
+def schema(*, properties: int = 1, depth: int = 1) -> dict[str, Any]:
+    """A JSON schema of so many properties, or nested so deep."""
+    inner: dict[str, Any] = {"properties": {f"p{index}": True for index in range(properties)}}
+    for _ in range(depth - 1):
+        inner = {"items": inner}
+    return inner
 
 
 @pytest.mark.parametrize(
@@ -69,12 +80,49 @@ def test_adapter_and_model_name_one_thing(body: object, name: str | None) -> Non
         (b'{"a":' * 100_000, "invalid_json", None),
         (b"[" * 100_000, "invalid_json", None),
         ('{"a": 1}'.encode("utf-16"), "invalid_json", None),
+        (b'{"a": [' + b"[]," * 100_000 + b"[]]}", "invalid_json", None),
+        (b'{"a": [' + b"1," * 100_000 + b"1]}", "invalid_json", None),
+        (b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}", "invalid_json", None),
+        (b'{"a": "' + b'\\"' * 400_000 + b"[," * 100_000 + b"\\", "invalid_json", None),
+        ({"prompt": ["x"] * 65}, "invalid_value", "prompt"),
+        ({"prompt": [[1, 2]] * 9, "n": 8}, "invalid_value", "prompt"),
+        ({"prompt": ["x"] * 9, "best_of": 8}, "invalid_value", "prompt"),
+        ({"input": ["x"] * 257}, "invalid_value", "input"),
+        ({"tools": [{"description": "x" * (32 << 10)}]}, "schema_too_large", "tools"),
+        ({"response_format": schema(properties=1000)}, "schema_too_large", "response_format"),
+        ({"text": {"format": schema(depth=64)}}, "schema_too_large", "text"),
+        ({"output_config": {"format": schema(properties=1000)}}, "schema_too_large", "output_config"),
+        (
+            {"structured_outputs": {"json": json.dumps(schema(properties=1000))}},
+            "schema_too_large",
+            "structured_outputs",
+        ),
+        ({"structured_outputs": {"json": json.dumps(schema(depth=64))}}, "schema_too_large", "structured_outputs"),
     ],
 )
 def test_what_cannot_be_is_refused_by_code_and_field(body: object, code: str, param: str | None) -> None:
     with pytest.raises(BadRequestError) as refused:
         parse(body)
     assert (refused.value.code, refused.value.param) == (code, param)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": list(range(90_000))},
+        {"prompt": "1,2,[" * 150_000},
+        {"prompt": ["x"] * 8, "n": 8},
+        {"prompt": ["x"] * 64},
+        {"input": ["x"] * 256},
+        {"input": [{"role": "user", "content": "x"}] * 300},
+        {"messages": [{"role": "user", "content": "x"}] * 2000},
+        {"response_format": schema(properties=900), "tools": [schema(properties=900)]},
+        {"response_format": schema(depth=60)},
+        {"tools": None, "n": None, "prompt": None},
+    ],
+)
+def test_what_is_long_but_little_work_is_taken(fields: dict[str, Any]) -> None:
+    assert parse(fields).fields == fields
 
 
 @pytest.mark.parametrize("field", sorted(OURS))
@@ -89,7 +137,7 @@ def test_fields_that_are_ours_are_refused_unless_they_ask_for_nothing(field: str
 
 @given(fields=st.dictionaries(st.text(), JSON_VALUES, max_size=5))
 def test_all_else_reaches_the_engine_as_it_was_sent(fields: dict[str, Any]) -> None:
-    kept = {name: value for name, value in fields.items() if name not in OURS | {"adapter", "model", "n", "best_of"}}
+    kept = {name: value for name, value in fields.items() if name not in OURS | {"adapter", "model", *COUNTED}}
     inner = json.loads(parse(kept).body(model="tiny", cache_salt="salt"))
     assert inner == kept | {"model": "tiny", "cache_salt": "salt"}
 

@@ -1,17 +1,23 @@
 """One table from errors to answers, complete, in one shape."""
 
+import asyncio
 import inspect
+import json
 from collections.abc import Iterator
 
 import pytest
+from starlette.types import Message
 
 import adapters
 import server.engine.environment
 import server.errors
 from adapters import ConflictError, LorikeetError
-from server.answer import shaped_error
+from server.answer import Answer, shaped_error
+from server.client import Client
+from server.engine.fake import FakeEngine
 from server.engine.protocol import EngineError
 from server.errors import ENGINE_SENTENCES, STATUSES, error_response, status_of
+from server.metering import Outcome
 from tests.server.world import World
 
 
@@ -39,7 +45,7 @@ def test_the_tree_in_the_docstring_is_the_tree_in_the_code() -> None:
 def test_every_error_answers_in_the_one_shape(kind: type[Exception]) -> None:
     response = error_response(kind("words"))
     assert response.status_code == STATUSES[kind]
-    assert (response.status_code == 503) == ("retry-after" in response.headers)
+    assert (response.status_code in {429, 503}) == ("retry-after" in response.headers)
     assert (response.status_code == 401) == ("www-authenticate" in response.headers)
 
 
@@ -67,7 +73,7 @@ def test_a_failed_if_match_is_412() -> None:
         (404, b'{"detail":"Not Found"}', "Not Found", "not_found"),
         (422, b'{"detail":[{"loc":["body"]}]}', "Refused.", "invalid_request"),
         (400, b"<html>", "Refused.", "invalid_request"),
-        (400, b'{"error":{"message":"see /var/lib/x/y.json and /v1"}}', "see … and /v1", "invalid_request"),
+        (400, b'{"error":{"message":"see /var/lib/x/y.json and /v1"}}', "see … and …", "invalid_request"),
         (500, b'{"error":{"message":"Traceback /opt/x"}}', "The engine failed to answer.", "engine_error"),
     ],
 )
@@ -76,6 +82,76 @@ def test_the_inner_apps_errors_are_put_into_our_shape(status: int, body: bytes, 
     assert isinstance(error, dict)
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["message"], error["code"]) == (message, code)
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("no /etc/passwd", "no …"),
+        ("no /root", "no …"),
+        ("no file:///srv/models/x.bin here", "no … here"),
+        ("no C:\\models\\x", "no …"),
+        ("see https://docs.vllm.ai/en/x and and/or", "see https://docs.vllm.ai/en/x and and/or"),
+        ("stopped at </s> or </tool_call>", "stopped at </s> or </tool_call>"),
+    ],
+)
+def test_no_path_of_the_servers_is_shown(words: str, shown: str) -> None:
+    error = shaped_error(400, json.dumps({"error": {"message": words}}).encode())["error"]
+    assert isinstance(error, dict)
+    assert error["message"] == shown
+
+
+def relayed(*chunks: bytes) -> tuple[bytes, Outcome]:
+    """A stream of the engine's app as the client gets it, and how it counts."""
+    sent: list[bytes] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message.get("body", b""))
+
+    async def relay() -> Outcome:
+        engine = FakeEngine()
+        await engine.start()
+        answer = Answer({"type": "http"}, send, Client(never), engine, adapter=None)
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+        await answer.send({"type": "http.response.start", "status": 200, "headers": headers})
+        for chunk in (*chunks, b""):
+            await answer.send({"type": "http.response.body", "body": chunk, "more_body": bool(chunk)})
+        return answer.outcome
+
+    outcome = asyncio.run(relay())
+    return b"".join(sent), outcome
+
+
+async def never() -> Message:
+    return {"type": "http.disconnect"}
+
+
+def test_an_error_inside_a_stream_is_put_into_our_shape_and_counts_as_failed() -> None:
+    inner = b'{"error": {"message": "bad /opt/model/x", "type": "BadRequestError", "param": null, "code": 400}}'
+    body, outcome = relayed(b'data: {"choices":[]}\n\n', b"data: " + inner + b"\n\n", b"data: [DONE]\n\n")
+    first, second, last = body.decode().strip().split("\n\n")
+    assert (first, last) == ('data: {"choices":[]}', "data: [DONE]")
+    assert json.loads(second.removeprefix("data: ")) == {
+        "error": {"message": "bad …", "type": "invalid_request_error", "param": None, "code": "invalid_request"}
+    }
+    assert outcome is Outcome.FAILED
+
+
+def test_anthropics_clients_find_the_error_inside_a_stream_too() -> None:
+    inner = b'{"type":"error","error":{"type":"internal_error","message":"at /opt/model/x"}}'
+    body, outcome = relayed(b"event: error\ndata: " + inner + b"\n\n")
+    kind, event = body.decode().strip().split("\n")
+    shaped = json.loads(event.removeprefix("data: "))
+    assert (kind, shaped["type"], shaped["error"]["code"]) == ("event: error", "error", "engine_error")
+    assert "/opt" not in event
+    assert outcome is Outcome.FAILED
+
+
+def test_a_text_about_errors_passes_through_a_stream_as_it_is() -> None:
+    text = json.dumps({"choices": [{"delta": {"content": 'data: {"error": {"message": "/opt"}}'}}], "error": None})
+    body, outcome = relayed(f"data: {text}\n\n".encode())
+    assert body == f"data: {text}\n\n".encode()
+    assert outcome is Outcome.OK
 
 
 def test_a_defect_is_a_500_in_the_one_shape_wherever_it_sits(

@@ -24,7 +24,7 @@ CLIENTS_WORDS = """
     messages prompt input system instructions documents suffix echo model user metadata
     max_tokens max_completion_tokens max_output_tokens max_tool_calls min_tokens n stop stop_sequences stop_token_ids
     temperature top_p top_k min_p frequency_penalty presence_penalty repetition_penalty length_penalty seed logit_bias
-    bad_words allowed_token_ids ignore_eos include_stop_str_in_output use_beam_search repetition_detection
+    bad_words allowed_token_ids ignore_eos include_stop_str_in_output repetition_detection
     logprobs top_logprobs prompt_logprobs logprob_token_ids return_tokens_as_token_ids return_token_ids
     return_token_offsets return_prompt_text include
     stream stream_options skip_special_tokens spaces_between_special_tokens add_special_tokens add_generation_prompt

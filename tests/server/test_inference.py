@@ -1,5 +1,7 @@
 """Asking the base and adapters: who answers, in which shape, and what the engine is given."""
 
+import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -122,6 +124,25 @@ def test_an_error_of_the_engines_app_comes_in_our_shape_and_without_its_paths(wo
     assert "/opt" not in error["message"]
 
 
+def test_a_stream_that_the_engine_breaks_off_ends_in_an_error_of_ours_and_counts_as_failed(world: World) -> None:
+    body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1900, "stream": True}
+    with world.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as stream:
+        lines = stream.iter_lines()
+        assert "choices" in next(lines)
+        world.engine.kill()
+        events = [line for line in lines if "error" in line]
+    assert [json.loads(event.removeprefix("data: "))["error"]["code"] for event in events] == ["engine_unavailable"]
+    wait_until(lambda: world.metric('lorikeet_requests_total{adapter="base",outcome="failed"') == 1)
+
+
+def test_the_engine_is_told_to_store_no_response(world: World) -> None:
+    with world.client() as client:
+        for fields in ({}, {"store": False}):
+            assert client.post("/v1/responses", json={"input": "hi", **fields}).is_success
+        assert client.post("/v1/responses", json={"input": "hi", "store": True}).status_code == 400
+    assert [body["store"] for body in world.engine.seen_bodies] == [False, False]
+
+
 def test_a_route_that_the_engine_lacks_is_a_404_in_our_shape(world: World) -> None:
     with world.client() as client:
         response = client.post("/v1/embeddings", json={"input": "hi"})
@@ -172,13 +193,35 @@ def test_an_unprobed_version_is_probed_once_before_it_answers(world: World) -> N
     assert world.registry.versions.get(OPERATOR, "acme", "support", 1).state == "ready"
 
 
-def test_an_unprobed_version_that_the_engine_refuses_is_rejected_and_never_answers(world: World) -> None:
-    world.publish("acme", "support", seed=1, is_probed=False, rank=32)
+def test_an_unprobed_version_that_the_probe_refuses_is_rejected_and_never_answers(world: World) -> None:
+    world.publish("acme", "support", seed=1, is_probed=False)
+    world.engine.samples_nan = True
     refused, unknown = world.ask("support"), world.ask("nobody")
     assert refused.status_code == 404
     assert refused.content == unknown.content
     assert world.registry.versions.get(OPERATOR, "acme", "support", 1).state == "rejected"
     assert world.residency() == {}
+
+
+def test_an_unprobed_version_that_cannot_be_loaded_now_is_503_and_answers_later(world: World) -> None:
+    world.publish("acme", "support", seed=1, is_probed=False)
+    world.engine.refuses_loads = True
+    response = world.ask("support")
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "adapter_unavailable")
+    assert world.registry.versions.get(OPERATOR, "acme", "support", 1).state == "unprobed"
+    world.engine.refuses_loads = False
+    assert world.answer_marks("support") != {BASE_MARK}
+
+
+@pytest.mark.parametrize("is_probed", [True, False])
+def test_a_version_of_a_higher_rank_than_is_served_is_409_and_stays_what_it_was(
+    world: World,
+    is_probed: bool,  # noqa: FBT001  — a case
+) -> None:
+    version = world.publish("acme", "support", seed=1, is_probed=is_probed, rank=32)
+    response = world.ask("support")
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "rank_unserved")
+    assert world.registry.versions.get(OPERATOR, "acme", "support", 1).state == version.state
 
 
 def test_an_unprobed_version_that_changes_nothing_is_served_with_a_warning(world: World) -> None:
@@ -204,6 +247,13 @@ def test_models_lists_the_base_and_the_callers_own_live_adapters(world: World) -
     world.publish("zoo", "keeper", seed=3)
     with world.openai() as client:
         assert [model.id for model in client.models.list()] == [world.base.name, "support"]
+
+
+def test_models_lists_no_name_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.publish("acme", "support", seed=1)
+    monkeypatch.setattr(world.engine, "info", replace(world.engine.info, base_name="support"))
+    with world.openai() as client:
+        assert [model.id for model in client.models.list()] == ["support"]
 
 
 def test_only_the_allow_listed_paths_reach_the_engine(world: World) -> None:

@@ -48,6 +48,23 @@ def test_ten_thousand_names_make_no_more_series_than_the_bound() -> None:
     assert use(100) == use(10_000)
 
 
+def test_a_tenant_that_has_used_up_its_labels_shares_its_own_and_takes_nobody_elses() -> None:
+    metrics = Metrics(max_label_sets=1000, max_tenant_sets=20)
+    greedy = [metrics.bounded(Labels("acme", f"adapter-{index}", "1")) for index in range(2000)]
+    assert len(set(greedy)) == 20
+    assert greedy[-1] == Labels("acme", "other", "other")
+    assert greedy[0] == metrics.bounded(greedy[0])
+    assert metrics.bounded(Labels("zoo", "keeper", "1")) == Labels("zoo", "keeper", "1")
+
+
+def test_ten_thousand_tenants_make_no_more_label_sets_than_the_bound() -> None:
+    metrics = Metrics(max_label_sets=100)
+    seen = [metrics.bounded(Labels(f"tenant-{index}", "support", "1")) for index in range(10_000)]
+    assert len(set(seen)) <= 100
+    assert seen[-1] == Labels("other", "other", "other")
+    assert metrics.bounded(Labels("tenant-0", "another", "1")) == Labels("tenant-0", "other", "other")
+
+
 def test_tokens_are_counted_once_however_often_they_are_reported() -> None:
     metrics = Metrics()
     with metered(metrics, "acme") as meter:

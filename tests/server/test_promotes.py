@@ -47,13 +47,23 @@ def test_a_promote_makes_the_version_resident_before_it_is_asked(world: World) -
     assert world.residency() == {"acme/support@1": 0}
 
 
-def test_a_version_that_the_engine_refuses_is_not_promoted(world: World) -> None:
+def test_a_version_that_the_probe_refuses_is_not_promoted(world: World) -> None:
     world.publish("acme", "support", seed=1)
-    world.publish("acme", "support", seed=2, promote=False, is_probed=False, rank=32)
+    world.publish("acme", "support", seed=2, promote=False, is_probed=False)
+    world.engine.samples_nan = True
     response = _point(world, 2)
     assert (response.status_code, response.json()["error"]["code"]) == (409, "version_not_ready")
     assert _point(world, 2).json()["error"]["code"] == "version_not_ready"
     assert world.ask("support").headers["x-lorikeet-adapter"] == "acme/support@1"
+
+
+def test_a_version_that_cannot_be_loaded_now_is_promoted_another_time(world: World) -> None:
+    world.publish("acme", "support", seed=1, promote=False, is_probed=False)
+    world.engine.refuses_loads = True
+    response = _point(world, 1)
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "adapter_unavailable")
+    world.engine.refuses_loads = False
+    assert _point(world, 1).status_code == 200
 
 
 def test_two_admins_that_promote_from_the_same_revision_do_not_overwrite_each_other(world: World) -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from adapters import open_registry
 from server.cli import app
 from server.engine.fake import FakeEngine
-from server.engine.protocol import Health
+from server.engine.protocol import EngineError, Health
 from server.errors import SettingsError
 from server.secret import read_or_make_secret
 from server.settings import ServerSettings
@@ -44,6 +44,7 @@ def test_the_server_is_imported_without_any_ml_package() -> None:
         ({"port": 70000}, "port"),
         ({"dtype": "int3"}, "dtype"),
         ({"max_lorras": 3}, "max_lorras"),
+        ({"max_model_len": 63}, "max_model_len"),
     ],
 )
 def test_settings_that_cannot_be_are_named_in_one_line(flags: dict[str, object], named: str) -> None:
@@ -63,6 +64,38 @@ def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(("highest", "step"), [(1, 1), (8, 8), (9, 16), (64, 64), (65, 128), (512, 512)])
 def test_the_engine_starts_at_the_step_that_covers_the_registrys_rank(highest: int, step: int) -> None:
     assert ServerSettings().rank_step(highest) == step
+
+
+@pytest.mark.parametrize(("chosen", "step"), [(64, 64), (128, 128), (32, None)])
+def test_a_rank_below_the_registrys_is_refused_with_the_one_that_would_do(chosen: int, step: int | None) -> None:
+    settings = ServerSettings.build({"max_lora_rank": chosen})
+    if step is not None:
+        assert settings.rank_step(64) == step
+        return
+    with pytest.raises(SettingsError, match=r"max_lora_rank \(32\).*choose 64"):
+        settings.rank_step(64)
+
+
+@pytest.mark.parametrize("found", [b"", b"short", b"x" * 33])
+def test_a_secret_that_is_none_of_ours_is_refused(tmp_path: Path, found: bytes) -> None:
+    (tmp_path / "server.secret").write_bytes(found)
+    with pytest.raises(SettingsError) as refused:
+        read_or_make_secret(tmp_path)
+    assert refused.value.code == "invalid_secret"
+
+
+def test_a_secret_that_was_made_is_on_the_disk_and_so_is_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[bool, int]] = []  # whether it is the folder, and the file's size
+
+    def note(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        synced.append((stat.S_ISDIR(found.st_mode), 0 if stat.S_ISDIR(found.st_mode) else found.st_size))
+
+    monkeypatch.setattr(os, "fsync", note)
+    read_or_make_secret(tmp_path)
+    assert synced == [(False, 32), (True, 0)]
 
 
 def test_the_secret_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
@@ -130,6 +163,26 @@ def test_the_command_exits_with_1_when_the_engine_dies(serving: tuple[FakeEngine
     killed()
     assert result.exit_code == 1
     assert "the engine died" in result.output
+
+
+def test_the_command_exits_with_1_when_the_engine_hangs(serving: tuple[FakeEngine, list[str]]) -> None:
+    engine, arguments = serving
+    stalled = in_thread(lambda: _when_ready(arguments[-1], engine.stall))
+    result = CliRunner().invoke(app, arguments)
+    stalled()
+    assert result.exit_code == 1
+
+
+def test_an_engine_that_does_not_start_is_one_line_and_exit_code_1(
+    serving: tuple[FakeEngine, list[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, arguments = serving
+    engine.start_failure = EngineError("the KV cache does not fit in memory")
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert result.stderr == "lorikeet: the engine did not start: the KV cache does not fit in memory\n"
+    assert "listening" not in result.output
+    assert not caplog.records
 
 
 def _stop_when_ready(engine: FakeEngine, port: str) -> None:

@@ -1,18 +1,25 @@
 """An upload over HTTP: served at once, without a restart; or refused, with nothing left of it."""
 
+import http.client
 import io
 import json
+import socket
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from server.admission import Uploads
+from server.errors import UploadInProgressError
 from tests.builders import adapter_config, adapter_tensors, safetensors_bytes
-from tests.server.world import OPERATOR, World
+from tests.server.world import OPERATOR, World, in_thread, wait_until
 
 VERSIONS = "/admin/v1/tenants/acme/adapters/support/versions"
 NAMES = ("adapter_config.json", "adapter_model.safetensors")
@@ -88,7 +95,6 @@ def bad_uploads(world: World) -> dict[str, dict[str, Any]]:
         "a pickle": as_zip(good | {weights: b"\x80\x04K\x01."}),
         "a config that is a list": as_multipart(good | {config: b"[]"}),
         "a rank that the registry refuses": as_multipart(good | {config: json.dumps(adapter_config(128)).encode()}),
-        "a rank that only the engine refuses": as_multipart(files_of(world.make_folder(seed=1, rank=32))),
         "a name that is no base's": as_multipart(
             good | {weights: safetensors_bytes({"x": next(iter(tensors.values()))})}
         ),
@@ -115,7 +121,8 @@ def test_a_bad_upload_is_refused_with_a_code_and_leaves_nothing(world: World) ->
 
 
 def test_an_upload_that_the_probe_refuses_says_so(world: World) -> None:
-    response = post(world, as_multipart(files_of(world.make_folder(seed=1, rank=32))))
+    world.engine.samples_nan = True
+    response = post(world, as_multipart(files_of(world.make_folder(seed=1))))
     assert (response.status_code, response.json()["error"]["code"]) == (422, "probe_failed")
 
 
@@ -133,3 +140,71 @@ def test_an_upload_finds_room_when_the_engine_is_full_of_idle_adapters(world: Wo
     assert len(world.residency()) == 3
     assert post(world, as_multipart(files_of(world.make_folder(seed=9)))).status_code == 201
     assert len(world.engine.loaded) <= 3
+
+
+def begin_upload(world: World, *, sent: bytes = b"") -> http.client.HTTPConnection:
+    """An upload of which only `sent` has left the client."""
+    address = urlsplit(world.live.base_url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
+    connection.putrequest("POST", VERSIONS)
+    for name, value in (("authorization", f"Bearer {world.keys['acme-admin']}"), ("content-length", "100000")):
+        connection.putheader(name, value)
+    connection.endheaders(sent)
+    return connection
+
+
+def test_a_tenants_second_upload_is_429_before_its_bytes_are_read_and_others_go_on(world: World) -> None:
+    upload = as_multipart(files_of(world.make_folder(seed=1)))
+    world.close_gate()
+    first = in_thread(lambda: post(world, upload))
+    wait_until(lambda: any(world.engine.running.values()))
+    with closing(begin_upload(world)) as connection, connection.getresponse() as refused:
+        assert (refused.status, json.load(refused)["error"]["code"]) == (429, "upload_in_progress")
+        assert refused.headers["retry-after"]
+    with world.client("zoo-admin") as zoo:
+        others = in_thread(lambda: zoo.post(VERSIONS.replace("acme", "zoo"), **upload))
+        wait_until(lambda: sum(world.engine.running.values()) == 2)
+        world.open_gate()
+        assert others().status_code == 201
+    assert first().status_code == 201
+    assert post(world, upload).status_code == 200
+
+
+def test_no_more_tenants_upload_at_once_than_there_are_places() -> None:
+    uploads = Uploads(at_once=1)
+    with uploads.admitted("acme"), pytest.raises(UploadInProgressError), uploads.admitted("zoo"):
+        pass
+    with uploads.admitted("zoo"):
+        pass
+
+
+def test_a_client_that_hangs_up_during_its_upload_is_no_failure_and_gives_its_place_back(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "server.middleware")
+    connection = begin_upload(world, sent=b"abc")
+    connection.sock.shutdown(socket.SHUT_RDWR)
+    connection.close()
+    wait_until(lambda: bool(caplog.records))
+    assert [(record.message, record.exc_info) for record in caplog.records] == [("client gone", None)]
+    assert post(world, as_multipart(files_of(world.make_folder(seed=1)))).status_code == 201
+
+
+def test_an_upload_that_stops_coming_is_given_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.admin.uploads.PATIENCE_SECONDS", 0.05)
+    with closing(begin_upload(world, sent=b"abc")) as connection, connection.getresponse() as refused:
+        assert (refused.status, json.load(refused)["error"]["code"]) == (400, "upload_stalled")
+
+
+@pytest.mark.parametrize("pack", [as_multipart, lambda files: as_tar(files, "w")])
+def test_what_is_uploaded_does_not_pass_through_the_systems_temporary_folder(
+    world: World, monkeypatch: pytest.MonkeyPatch, pack: Callable[[Files], dict[str, Any]]
+) -> None:
+    files = files_of(world.make_folder(seed=1)) | {NAMES[1]: b"x" * (3 << 20)}
+    monkeypatch.setattr(tempfile, "tempdir", str(world.folder / "nowhere"))
+    assert post(world, pack(files)).status_code == 422
+
+
+def test_a_rank_that_is_not_served_is_409(world: World) -> None:
+    response = post(world, as_multipart(files_of(world.make_folder(seed=1, rank=32))))
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "rank_unserved")
