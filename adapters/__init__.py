@@ -1,5 +1,6 @@
 """The registry: which adapters exist, whose they are, which version is live, where the bytes lie."""
 
+from adapters.durable import sync_to_disk
 from adapters.errors import (
     ConflictError,
     ForbiddenError,
@@ -78,4 +79,5 @@ __all__ = [
     "folder_members",
     "open_registry",
     "require_adapter_name",
+    "sync_to_disk",
 ]

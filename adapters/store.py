@@ -21,6 +21,7 @@ from typing import Final
 from uuid import uuid4
 
 from adapters.digests import ADAPTER_FILES, digest_folder, hex_of
+from adapters.durable import sync_to_disk
 from adapters.errors import NotFoundError, StorageError
 from adapters.manifests import dump_manifest
 from adapters.values import Manifest
@@ -72,7 +73,7 @@ class Store:
                 _seal(staged / name)
             (staged / MANIFEST_FILE).write_text(json.dumps(dump_manifest(manifest), indent=2, sort_keys=True) + "\n")
             _seal(staged / MANIFEST_FILE)
-            _sync(staged)
+            sync_to_disk(staged)
             if not _appear(staged, target) and not _is_whole(target, manifest.digest):
                 # One at a time, and looking again: the one before may have mended it.
                 with _alone(self._blobs):
@@ -81,7 +82,7 @@ class Store:
                         os.utime(damaged)  # for the sweep, it begins to be abandoned now
                         _appear(staged, target)
             # Also if another got there first: its own sync may be still to come, and our row may not precede it.
-            _sync(self._blobs)
+            sync_to_disk(self._blobs)
 
     def folder(self, digest: str) -> Path:
         """The absolute path of a blob's read-only files. Raises NotFoundError `digest_not_found` unless it is whole."""
@@ -150,12 +151,4 @@ def _alone(folder: Path) -> Iterator[None]:
 def _seal(path: Path) -> None:
     """Read-only and on the disk. The folder stays writable for its owner, or nobody could `rm -r` the registry."""
     path.chmod(0o444)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_to_disk(path)

@@ -1,9 +1,9 @@
 """The server's own secret: made once, kept beside the registry, readable by its owner alone."""
 
-import os
 import secrets
 from pathlib import Path
 
+from adapters import sync_to_disk
 from server.errors import SettingsError
 
 SIZE_BYTES = 32
@@ -20,14 +20,14 @@ def read_or_make_secret(home: Path) -> bytes:
         staged = home / f".server.secret.{secrets.token_hex(8)}"
         staged.touch(mode=0o600, exist_ok=False)
         staged.write_bytes(secrets.token_bytes(SIZE_BYTES))
-        _sync(staged)
+        sync_to_disk(staged)
         try:
             path.hardlink_to(staged)  # whole or not at all, and never over another's
         except FileExistsError:
             pass
         finally:
             staged.unlink()
-        _sync(home)
+        sync_to_disk(home)
     secret = path.read_bytes()
     if len(secret) != SIZE_BYTES:
         raise SettingsError(
@@ -36,11 +36,3 @@ def read_or_make_secret(home: Path) -> bytes:
             code="invalid_secret",
         )
     return secret
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

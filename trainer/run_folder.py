@@ -6,7 +6,6 @@ ever removed, so a folder that holds anything else is refused; one process at a 
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import IO
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from adapters import sync_to_disk
 from trainer.errors import RunError
 from trainer.job import TrainJob
 from trainer.step import Step
@@ -103,18 +103,18 @@ class RunFolder:
         staging.mkdir()
         yield staging
         for file in (*staging.iterdir(), staging):
-            _sync(file)
+            sync_to_disk(file)
         staging.rename(self.adapter)
-        _sync(self.path)
+        sync_to_disk(self.path)
 
     def finish(self, record: RunRecord) -> None:
         """Write run.json: from here on the run is finished."""
         path = self.path / "run.json"
         partial = path.with_suffix(".json.partial")
         partial.write_text(record.model_dump_json(indent=2) + "\n")
-        _sync(partial)
+        sync_to_disk(partial)
         partial.rename(path)
-        _sync(self.path)
+        sync_to_disk(self.path)
 
     def _require_ours(self) -> None:
         if not self.path.exists():
@@ -143,11 +143,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -113,3 +113,11 @@ def real_server(tiny_base: Base, tmp_path_factory: pytest.TempPathFactory) -> It
         platform = registry.keys.issue(OPERATOR, None, name="test", scopes=frozenset({Scope.PLATFORM})).secret
         with LiveServer(lambda: create_app(settings, registry, engine, base=tiny_base, secret=b"s" * 32)) as live:
             yield RealServer(live, registry, engine, tiny_base, acme, globex, platform)
+
+
+@pytest.fixture(scope="session")
+def server(real_server: RealServer, strong_adapters: list[Path]) -> RealServer:
+    """With an adapter each for two tenants."""
+    real_server.publish("acme", "support", strong_adapters[0])
+    real_server.publish("globex", "support", strong_adapters[1])
+    return real_server
