@@ -63,8 +63,11 @@ class Bases:
         for base in known:
             if base.name == reference or base.path in {reference, path}:
                 return base
-        names = ", ".join(sorted({base.name for base in known})) or "none: prepare one with `lorikeet base`"
-        raise NotFoundError(f"The registry has no base {quoted(reference)}. It has: {names}.", code="base_not_found")
+        names = ", ".join(sorted({base.name for base in known})) or "none"
+        raise NotFoundError(
+            f"The registry has no base {quoted(reference)}. It has: {names}. Enter one with `lorikeet base SOURCE`.",
+            code="base_not_found",
+        )
 
     def _select(self) -> builtins.list[Base]:
         with self._database.read() as connection:

@@ -44,7 +44,7 @@ def prepare_base(
     """
     prepare_environment()
     name = name or _name_of(source)
-    folder = _checkpoint(source, home / "bases" / name, narrator)
+    folder = _checkpoint(source, home / "bases" / DEFAULT_NAME, narrator)
 
     # Its identity. One that the registry has under this name and at this place needs nothing more.
     with narrator.step(f"fingerprinting {folder}"):
@@ -73,7 +73,11 @@ def prepare_base(
 
 
 def _name_of(source: str | None) -> str:
-    return DEFAULT_NAME if source is None else Path(source).expanduser().resolve().name.lower()
+    """A folder's own name; a hub id as it is, so that it means the base wherever one is asked for."""
+    if source is None:
+        return DEFAULT_NAME
+    folder = Path(source).expanduser().resolve()
+    return folder.name.lower() if folder.is_dir() else source
 
 
 def _find(registry: Registry, identity: BaseFingerprint) -> Base | None:

@@ -28,7 +28,9 @@ def base(
         ),
     ] = None,
     *,
-    name: Annotated[str | None, typer.Option(help=f"What jobs call it; {DEFAULT_NAME}, or the folder's name.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help=f"What jobs call it; {DEFAULT_NAME}, the folder's name, or the hub id.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Prepare a base model and enter it in the registry. A second time, it finds that all is done."""

@@ -28,6 +28,15 @@ def test_a_base_is_named_as_it_is_told(lorikeet: Command, registry: Registry, tm
     assert registry.bases.find("tiny").fingerprint != shown.json["fingerprint"]
 
 
+def test_a_base_from_the_hub_is_found_by_its_id(
+    lorikeet: Command, registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = make_tiny_checkpoint(tmp_path / "snapshots" / "0a1b2c", seed=2)
+    monkeypatch.setattr("trainer.base._fetch", lambda _hub_id: folder)
+    assert lorikeet("base", "Owner/Model-1B").code == 0
+    assert registry.bases.find("Owner/Model-1B").path == str(folder)
+
+
 @pytest.mark.usefixtures("home")
 def test_a_second_time_nothing_is_done_and_torch_is_not_loaded(tiny: Path) -> None:
     blocked = "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; import lorikeet; lorikeet.main()"
