@@ -102,7 +102,7 @@ def _explain(problem: Any) -> str:  # noqa: ANN401  — pydantic's ErrorDetails
     match problem["type"]:
         case "extra_forbidden":
             near = difflib.get_close_matches(key, TrainJob.model_fields, n=1)
-            return f"unknown key '{key}'" + (f": did you mean '{near[0]}'?" if near else "")
+            return f"unknown key '{key}'" + (f" (did you mean '{near[0]}'?)" if near else "")
         case "missing":
             return f"the key '{key}' is missing"
         case "value_error":

@@ -37,7 +37,7 @@ def test_a_mistyped_key_is_refused_with_the_nearest_right_one(key: str, position
     typed = key[: position % len(key)] + key[position % len(key) + 1 :]
     with pytest.raises(JobError) as refused:
         read(f"{MINIMAL}{typed}: 1\n")
-    assert f"unknown key '{typed}': did you mean '{key}'?" in refused.value.message
+    assert f"unknown key '{typed}' (did you mean '{key}'?)" in refused.value.message
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_another_job_or_other_data_is_another_run(lorikeet: Command, write_job: 
 @pytest.mark.parametrize(
     ("keys", "words", "complaint"),
     [
-        ({"rnak": 4}, (), "unknown key 'rnak': did you mean 'rank'?"),
+        ({"rnak": 4}, (), "unknown key 'rnak' (did you mean 'rank'?)"),
         ({"data": "none.jsonl"}, (), "none.jsonl: the data file can't be read"),
         ({"base": "nobody"}, (), "The registry has no base 'nobody'. It has: tiny."),
         ({"rank": 128}, (), "rank 128 is above the registry's max_rank of 64"),
