@@ -7,12 +7,13 @@ the same commands and HTTP calls that a user has; nothing here is needed to use 
 import argparse
 import asyncio
 import json
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -53,6 +54,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, help="default: 8000 with --serve, else any free port")
     options = parser.parse_args()
     started = time.monotonic()
+    for stop in (signal.SIGINT, signal.SIGTERM):  # also where make was started in the background, which ignores Ctrl-C
+        signal.signal(stop, signal.default_int_handler)
 
     brief = prepare()
     keys = make_keys()
@@ -131,7 +134,8 @@ def serve(keys: Keys, port: int) -> None:
         console.print(
             f"\n  globex's key: {keys.globex} (adapter: concierge)\n  platform key: {keys.platform}", markup=False
         )
-        process.wait()
+        with suppress(KeyboardInterrupt):
+            process.wait()
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------
@@ -242,14 +246,13 @@ def train(job: str, *words: str) -> dict[str, Any]:
 def running_server(port: int) -> Iterator["subprocess.Popen[bytes]"]:
     """`lorikeet serve` in a process of its own, ready; ended on the way out."""
     log = RegistrySettings().home / "serve.log"
-    with step("Start the server"), log.open("wb") as output:
-        console.print(f"  $ lorikeet serve --port {port}", style="dim")
+    with log.open("wb") as output:
         process = subprocess.Popen([LORIKEET, "serve", "--port", str(port)], stdout=output, stderr=output)  # noqa: S603
-        wait_until_ready(process, port, log)
     try:
+        with step("Start the server"):
+            console.print(f"  $ lorikeet serve --port {port}", style="dim")
+            wait_until_ready(process, port, log)
         yield process
-    except KeyboardInterrupt:
-        console.print()
     finally:
         with step("Stop the server"):
             process.terminate()
@@ -280,4 +283,7 @@ def free_port() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
