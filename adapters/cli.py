@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, Final
 
 import typer
+from rich.console import Console
 
-from adapters.errors import InvalidError
+from adapters.errors import InvalidError, StorageError
 from adapters.names import LIVE, Reference, quoted
 from adapters.operator_cli import bases, keys, tenants
 from adapters.printing import AsJson, Columns, print_one, print_rows
 from adapters.registry import Registry
 from adapters.settings import RegistrySettings
 from adapters.upload import Member, archive_members, folder_members
-from adapters.values import Caller, Scope
+from adapters.values import BlobState, Caller, Scope
 
 app = typer.Typer(no_args_is_help=True)
 app.add_typer(tenants, name="tenants")
@@ -61,6 +62,12 @@ _TARGET: Final[Columns] = {
     "rank": lambda target: target.rank,
     "base": lambda target: target.base_fingerprint,
     "probed": lambda target: "yes" if target.is_probed else "at its first load",
+}
+
+_VERIFIED: Final[Columns] = {
+    "digest": lambda blob: blob.digest,
+    "state": lambda blob: blob.state,
+    "versions": lambda blob: blob.versions,
 }
 
 
@@ -144,6 +151,22 @@ def resolve(
     with RegistrySettings().open() as registry:
         target = registry.resolve(caller, name)
     print_one(target, _TARGET, as_json=as_json)
+
+
+@app.command(epilog="Example: lorikeet adapters verify --json")
+def verify(*, as_json: AsJson = False) -> None:
+    """Read every version's files again; set aside those that are no longer what was published (exit code 2)."""
+    found = []
+    with RegistrySettings().open() as registry, Console(stderr=True).status("reading") as status:
+        for blob in registry.verify(Caller.operator()):
+            found.append(blob)
+            status.update(f"{len(found)} read")
+    print_rows(found, _VERIFIED, as_json=as_json)
+    if broken := [blob for blob in found if blob.state is not BlobState.WHOLE]:
+        raise StorageError(
+            f"{len(broken)} of {len(found)} are not whole; publish the same files again to mend them.",
+            code="blob_damaged",
+        )
 
 
 def _reference(text: str) -> tuple[str, Reference]:

@@ -3,6 +3,7 @@
 Safe to use from several threads at once, and from several processes on one home.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -18,7 +19,8 @@ from adapters.listing import Adapters
 from adapters.resolve import resolve
 from adapters.store import Store
 from adapters.tenants import Tenants
-from adapters.values import Caller, Target
+from adapters.values import Caller, Target, VerifiedBlob
+from adapters.verify import verify
 from adapters.versions import Versions
 
 
@@ -57,8 +59,18 @@ class Registry:
         return resolve(self._database, caller, name)
 
     def folder(self, digest: str) -> Path:
-        """The absolute path of a version's read-only files. Raises NotFoundError `digest_not_found`."""
+        """The absolute path of a version's read-only files, read again to the last byte.
+
+        Raises:
+            NotFoundError: `digest_not_found`.
+            StorageError: `blob_damaged`: they are not what was published.
+        """
+        self.store.verify(digest)
         return self.store.folder(digest)
+
+    def verify(self, caller: Caller) -> Iterator[VerifiedBlob]:
+        """Read all that is stored again; what is damaged is set aside. See `adapters.verify`."""
+        return verify(self._database, self.store, caller)
 
 
 def open_registry(

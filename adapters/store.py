@@ -1,7 +1,8 @@
 """The adapters' bytes on the local disk, by digest.
 
     <root>/sha256/<hex>/          adapter_config.json  adapter_model.safetensors  manifest.json
-    <root>/staging/<uuid>/        an upload on its way; gone when it ends. Or a blob that was damaged, for a day
+    <root>/staging/<uuid>/        an upload on its way; gone when it ends
+    <root>/quarantine/<uuid>/     what lay under a digest and was not, or no longer, its own: for a person to look at
 
 Invariant: a folder under sha256/ is whole. It is synced, its manifest written last, before a rename lets it appear; and
 its files never change afterwards. A disk may break that: what is no longer whole gives way when its bytes come again.
@@ -24,7 +25,7 @@ from adapters.digests import ADAPTER_FILES, digest_folder, hex_of
 from adapters.durable import sync_to_disk
 from adapters.errors import NotFoundError, StorageError
 from adapters.manifests import dump_manifest
-from adapters.values import Manifest
+from adapters.values import BlobState, Manifest
 
 MANIFEST_FILE: Final = "manifest.json"
 
@@ -39,8 +40,9 @@ class Store:
         """Open the store in `root`, making it if it is not there. Raises StorageError."""
         self._blobs = root / "sha256"
         self._staging = root / "staging"
+        self._quarantine = root / "quarantine"
         with disk_errors():
-            for folder in (self._blobs, self._staging):
+            for folder in (self._blobs, self._staging, self._quarantine):
                 folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
 
@@ -75,12 +77,8 @@ class Store:
             _seal(staged / MANIFEST_FILE)
             sync_to_disk(staged)
             if not _appear(staged, target) and not _is_whole(target, manifest.digest):
-                # One at a time, and looking again: the one before may have mended it.
-                with _alone(self._blobs):
-                    if not _is_whole(target, manifest.digest):
-                        damaged = target.rename(self._staging / uuid4().hex)
-                        os.utime(damaged)  # for the sweep, it begins to be abandoned now
-                        _appear(staged, target)
+                self._set_aside(target, manifest.digest)
+                _appear(staged, target)  # if not, somebody else mended it in between
             # Also if another got there first: its own sync may be still to come, and our row may not precede it.
             sync_to_disk(self._blobs)
 
@@ -97,6 +95,28 @@ class Store:
         with disk_errors():
             if digest_folder(folder) != digest:
                 raise StorageError(f"The stored files of {digest} have changed.", code="blob_damaged")
+
+    def check(self, digest: str) -> BlobState:
+        """Read a blob again, and set it aside if it is damaged: nothing is served from it until it comes again.
+
+        Raises:
+            StorageError: the disk failed.
+        """
+        target = self._blobs / hex_of(digest)
+        with disk_errors():
+            if not target.exists():
+                return BlobState.MISSING
+            return BlobState.DAMAGED if self._set_aside(target, digest) else BlobState.WHOLE
+
+    def _set_aside(self, target: Path, digest: str) -> bool:
+        """Whether the folder was damaged, and lies in quarantine now."""
+        # One at a time: whoever comes second may find a whole one, mended in between.
+        with _alone(self._blobs):
+            if not target.exists() or _is_whole(target, digest):
+                return False
+            target.rename(self._quarantine / uuid4().hex)
+            sync_to_disk(self._blobs)
+            return True
 
     def _sweep(self) -> None:
         for folder in self._staging.iterdir():

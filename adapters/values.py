@@ -126,6 +126,24 @@ class Manifest:
     """Fields that a later version of this program wrote: kept, not understood."""
 
 
+class BlobState(StrEnum):
+    """What reading a version's bytes again has shown."""
+
+    WHOLE = "whole"
+    DAMAGED = "damaged"
+    """They are not those of the digest; they were set aside."""
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedBlob:
+    """Bytes that were read again, and the full names of the versions that are made of them."""
+
+    digest: str
+    state: BlobState
+    versions: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Version:
     """Immutable weights with a number and a digest."""

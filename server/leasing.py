@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
-from adapters import ConflictError, NotFoundError, Registry, Target, Version, VersionState
+from adapters import ConflictError, NotFoundError, Registry, StorageError, Target, Version, VersionState
 from server.engine.protocol import AdapterRejectedError, Engine, LoadedAdapter
 from server.metrics import Labels, Metrics
 from server.probe import judge, require_rank
@@ -70,9 +70,9 @@ class Leases:
     async def _folder(self, target: Target) -> Path:
         try:
             return await self._threads.read(self._registry.folder, target.digest)
-        except NotFoundError as error:
-            log.exception("adapter's files are gone", extra={"version": target.label, "digest": target.digest})
-            raise AdapterRejectedError("the files are gone") from error
+        except (NotFoundError, StorageError) as error:
+            log.exception("adapter's files can't be used", extra={"version": target.label, "digest": target.digest})
+            raise AdapterRejectedError("the files are gone or damaged") from error
 
     async def _probe(self, target: Target, adapter: LoadedAdapter) -> None:
         is_accepted = False

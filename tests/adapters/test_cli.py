@@ -12,7 +12,16 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from adapters import Base, Caller, ConflictError, InvalidError, LorikeetError, NotFoundError, open_registry
+from adapters import (
+    Base,
+    Caller,
+    ConflictError,
+    InvalidError,
+    LorikeetError,
+    NotFoundError,
+    StorageError,
+    open_registry,
+)
 from adapters.cli import app
 from tests.builders import make_adapter_folder, make_base
 
@@ -53,6 +62,16 @@ def test_an_adapter_goes_from_a_folder_to_live_and_back(run: Run, base: Base, fo
     assert [version["number"] for version in run("show", "acme/support")] == [2, 1]
     assert [(adapter["name"], adapter["version_count"]) for adapter in run("list")] == [("support", 2)]
     assert run("list", "acme") == run("list")
+
+
+def test_verify_tells_what_is_stored_and_fails_when_some_of_it_is_damaged(run: Run, home: Path, folder: Path) -> None:
+    run("tenants", "create", "acme")
+    digest = run("publish", "acme/support", str(folder))["version"]["manifest"]["digest"]
+    whole = {"digest": digest, "state": "whole", "versions": ["acme/support@1"]}
+    assert run("verify") == [whole]
+    (home / "store" / "sha256" / digest.removeprefix("sha256:") / "manifest.json").unlink()
+    with pytest.raises(StorageError, match="1 of 1 are not whole"):
+        run("verify")
 
 
 def test_an_archive_is_published_like_its_folder(run: Run, folder: Path, tmp_path: Path) -> None:
@@ -142,7 +161,7 @@ def test_every_command_takes_json_and_shows_an_example() -> None:
         )
 
     commands = leaves(get_command(app), "lorikeet adapters")
-    assert len(commands) == 13
+    assert len(commands) == 14
     for path, command in commands:
         assert (command.epilog or "").startswith(f"Example: {path} ") or command.epilog == f"Example: {path}", path
         assert "--json" in {option for parameter in command.params for option in parameter.opts}, path

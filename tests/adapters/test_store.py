@@ -133,13 +133,13 @@ def test_a_folder_that_is_whole_is_left_in_its_place(registry: Registry, publish
     assert folder.stat().st_ino == before
 
 
-def test_what_was_damaged_is_kept_for_a_day(registry: Registry, publish: Publish, home: Path) -> None:
+def test_what_was_damaged_is_kept_for_a_person_to_look_at(registry: Registry, publish: Publish, home: Path) -> None:
     folder = registry.folder(publish().version.manifest.digest)
     (folder / "manifest.json").unlink()
     os.utime(folder, (0, 0))
     publish()
     Store(home / "store")
-    assert len(list((home / "store" / "staging").iterdir())) == 1
+    assert len(list((home / "store" / "quarantine").iterdir())) == 1
 
 
 def test_a_full_disk_is_told_without_paths(registry: Registry, admin: Caller, tmp_path: Path) -> None:

@@ -241,6 +241,16 @@ def test_a_probed_version_whose_files_were_lost_is_503_and_leaves_the_others_alo
     assert world.answer_marks("support") != {BASE_MARK}
 
 
+def test_a_version_whose_files_have_changed_is_503_and_never_loaded(world: World) -> None:
+    changed = world.publish("acme", "changed", seed=1)
+    weights = world.registry.folder(changed.manifest.digest) / "adapter_model.safetensors"
+    weights.chmod(0o600)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    response = world.ask("changed")
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "adapter_unavailable")
+    assert world.engine.loads == []
+
+
 def test_models_lists_the_base_and_the_callers_own_live_adapters(world: World) -> None:
     world.publish("acme", "support", seed=1)
     world.publish("acme", "draft", seed=2, promote=False)
