@@ -23,25 +23,25 @@ DESCRIPTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(st.sampled_from(sorted(adapter_config())) | st.text(max_size=8), JSON, min_size=1))
 def test_any_config_is_admitted_or_refused_with_a_code(changes: dict[str, Any]) -> None:
     assert_judged(config=json.dumps({**adapter_config(), **changes}).encode())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.dictionaries(st.sampled_from(sorted(adapter_tensors(BASE))) | st.text(max_size=8), DESCRIPTIONS | JSON))
 def test_any_header_is_admitted_or_refused_with_a_code(header: dict[str, Any]) -> None:
     assert_judged(weights=safetensors_bytes(adapter_tensors(BASE), header=header))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=300), st.binary(max_size=300))
 def test_any_bytes_are_refused_with_a_code(config: bytes, weights: bytes) -> None:
     assert_judged(config=config, weights=weights)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, len(GOOD) - 1), st.integers(0, 255))
 def test_a_changed_byte_is_admitted_or_refused_and_never_mistaken_for_the_original(position: int, byte: int) -> None:
     changed = bytearray(GOOD)

@@ -54,7 +54,7 @@ rows = st.lists(st.integers(-1, SLOTS - 1), min_size=1, max_size=24)
 
 
 @given(slots=rows, seed=st.integers(0, 2**16))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_row_of_a_linear_layer_gets_its_own_adapter_and_base_rows_none(slots: list[int], seed: int) -> None:
     layer, generator = Layer(seed), torch.Generator().manual_seed(seed + 1)
     x, y = (
@@ -72,7 +72,7 @@ def test_every_row_of_a_linear_layer_gets_its_own_adapter_and_base_rows_none(slo
 
 
 @given(slots=rows, seed=st.integers(0, 2**16))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_two_halves_apart_give_what_they_give_together(slots: list[int], seed: int) -> None:
     layer, x = Layer(seed), torch.randn(len(slots), WIDTH, generator=torch.Generator().manual_seed(seed))
     together, apart = torch.zeros(len(slots), sum(SLICES)), torch.zeros(len(slots), sum(SLICES))
@@ -87,7 +87,7 @@ def test_the_two_halves_apart_give_what_they_give_together(slots: list[int], see
 
 
 @given(slots=rows, seed=st.integers(0, 2**16))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_logits_follow_the_sampled_positions_and_leave_the_base_alone(slots: list[int], seed: int) -> None:
     layer, x = Layer(seed), torch.randn(len(slots), WIDTH, generator=torch.Generator().manual_seed(seed))
     padded = torch.zeros(len(slots), SLICES[0] + 3)

@@ -88,7 +88,7 @@ async def until(claim: Callable[[], bool], deadline_seconds: float = 10) -> None
             await asyncio.sleep(0)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     visits=st.lists(VISITS, max_size=14),
     host_slots=st.integers(1, 4),
