@@ -17,8 +17,8 @@ from adapters.names import LIVE, quoted, require_alias_name
 from adapters.schema import ALIASES, PROMOTIONS, VERSIONS
 from adapters.values import Alias, Caller, VersionState
 
-SERVABLE: Final = frozenset({VersionState.READY, VersionState.UNPROBED})
-"""The states in which a version may be asked; the server probes an unprobed one before it answers."""
+SERVABLE: Final = frozenset(state for state in VersionState if state.is_servable)
+"""The states in which a version may be resolved, for queries and rows."""
 
 
 class Aliases:

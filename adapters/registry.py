@@ -65,8 +65,7 @@ class Registry:
             NotFoundError: `digest_not_found`.
             StorageError: `blob_damaged`: they are not what was published.
         """
-        self.store.verify(digest)
-        return self.store.folder(digest)
+        return self.store.verify(digest)
 
     def verify(self, caller: Caller) -> Iterator[VerifiedBlob]:
         """Read all that is stored again; what is damaged is set aside. See `adapters.verify`."""

@@ -89,12 +89,13 @@ class Store:
             raise NotFoundError("There is nothing with this digest.", code="digest_not_found")
         return folder
 
-    def verify(self, digest: str) -> None:
-        """Read a blob again. Raises StorageError `blob_damaged` if its bytes are no longer those of its digest."""
+    def verify(self, digest: str) -> Path:
+        """Its `folder`, read again. Raises StorageError `blob_damaged` if its bytes are no longer the digest's."""
         folder = self.folder(digest)
         with disk_errors():
             if digest_folder(folder) != digest:
                 raise StorageError(f"The stored files of {digest} have changed.", code="blob_damaged")
+        return folder
 
     def check(self, digest: str) -> BlobState:
         """Read a blob again, and set it aside if it is damaged: nothing is served from it until it comes again.

@@ -31,6 +31,11 @@ class VersionState(StrEnum):
     """The engine's probe failed."""
     RETIRED = "retired"
 
+    @property
+    def is_servable(self) -> bool:
+        """Whether such a version may be asked; the server probes an unprobed one before it answers."""
+        return self in {VersionState.READY, VersionState.UNPROBED}
+
 
 class Kind(StrEnum):
     """What the weights are."""

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
 
-from adapters import Alias, Caller, Version, VersionState
+from adapters import Alias, Caller, Version
 from server.admin.uploads import upload_members
 from server.admin.wire import AdapterOut, AliasOut, Number, Page, Pointed, VersionOut
 from server.engine.protocol import AdapterRejectedError
@@ -23,8 +23,8 @@ from server.probe import upload_probe
 
 router = APIRouter(prefix="/admin/v1/tenants/{tenant}/adapters")
 ETAG = re.compile(r'(?:W/)?"?(\d{1,9})"?')
+
 LIVE = "live"
-SERVABLE = {VersionState.READY, VersionState.UNPROBED}
 
 IfMatch = Annotated[str | None, Header()]
 
@@ -121,12 +121,12 @@ async def _promote(
 ) -> Alias:
     whose = (caller, version.tenant, version.adapter, version.number)
     async with AsyncExitStack() as held:
-        if version.state in SERVABLE:  # of the others the registry says what is wrong
+        if version.state.is_servable:  # of the others the registry says what is wrong
             try:
                 await held.enter_async_context(parts.leases.lease(target_of(version)))
             except AdapterRejectedError:
                 now = await parts.threads.read(parts.registry.versions.get, *whose)
-                if now.state in SERVABLE:  # not loaded, but not refused by its probe either: it may be another time
+                if now.state.is_servable:  # not loaded, but not refused by its probe either: it may be another time
                     raise
         return await parts.threads.write(
             parts.registry.aliases.promote,
