@@ -18,7 +18,7 @@ COPY deploy/constraints-*.txt deploy/no-deps.txt deploy/
 COPY adapters adapters
 COPY trainer trainer
 COPY server server
-RUN make install ACCELERATOR=${ACCELERATOR} EXTRAS=${ACCELERATOR},train
+RUN make install ACCELERATOR=${ACCELERATOR} EXTRAS=${ACCELERATOR},train,postgresql,s3
 
 FROM ${PYTHON_IMAGE}
 # libnuma: vLLM on the CPU; a C compiler: vLLM on CUDA (Triton)

@@ -1,6 +1,8 @@
 # make demo         the main job on real parts, from nothing to answers of three adapters, in minutes
 # make serve        the same preparations, then a server that stays, with a curl line to copy
 # make test         everything that is checked: format, lint, types, imports, tests (with the real engine)
+# make crash        let a registry die at every point where it touches the disk or commits: a quarter of an hour
+# make bench        time the registry: resolve and list with 10,000 adapters, and what an upload weighs
 # make check        the same without the engine's tests · make fix  format and mend what ruff can · make clean
 #
 # Everything runs in .venv/ beside this file, made at first use. `make PYTHON=/path/to/python …` installs into, and uses,
@@ -25,7 +27,7 @@ endif
 PIP_INSTALL := $(PY) -m pip install --quiet
 LINT_IMPORTS := $(PY) -c 'import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())'
 
-.PHONY: help install demo serve test check fix lint constraints clean
+.PHONY: help install demo serve bench crash test check fix lint constraints clean
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -58,6 +60,9 @@ demo: $(STAMP)
 serve: $(STAMP)
 	@$(PY) deploy/demo/demo.py --serve
 
+bench: $(STAMP)
+	@$(PY) -m lorikeet bench registry
+
 lint: $(STAMP)
 	@$(PY) -m ruff format --check --quiet
 	@$(PY) -m ruff check
@@ -69,6 +74,10 @@ check: lint
 
 test: lint
 	@$(PY) -m pytest
+
+crash: $(STAMP)
+	@$(PY) -m tests.crash.campaign
+	@$(PY) -m pytest -m slow tests/crash tests/adapters/test_races.py
 
 fix: $(STAMP)
 	@$(PY) -m ruff check --fix

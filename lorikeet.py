@@ -16,13 +16,17 @@ VERBS = {
     "serve": ("server.cli", "Serve the base and every tenant's adapters over an OpenAI-compatible API."),
 }
 """verb → (the module that holds its Typer `app`, its help line)."""
+BENCHES = {
+    "registry": ("adapters.bench", "Time a registry of many adapters, and weigh an upload."),
+}
+"""The same, for what `lorikeet bench` measures."""
 
 
 def main() -> None:
     """The console script."""
-    verb = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
     try:
-        build(verb)()
+        build(*words[:2])()
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
@@ -34,8 +38,11 @@ def main() -> None:
         sys.exit(2)
 
 
-def build(verb: str | None) -> typer.Typer:
-    """The command tree with only `verb`'s own room loaded; the other verbs are there by name and help."""
+def build(verb: str = "", what: str = "") -> typer.Typer:
+    """The command tree with only `verb`'s own room loaded; the other verbs are there by name and help.
+
+    `what` is the word after it: of the benches, only that one is loaded.
+    """
     app = typer.Typer(
         name="lorikeet",
         help="Train LoRA adapters, keep them in a registry, and serve many tenants from one vLLM engine.",
@@ -44,10 +51,16 @@ def build(verb: str | None) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_options)
-    for name, (module, help_line) in VERBS.items():
-        room = import_module(module).app if name == verb else typer.Typer()
-        app.add_typer(room, name=name, help=help_line)
+    _add(app, VERBS, verb)
+    bench = typer.Typer(no_args_is_help=True)
+    _add(bench, BENCHES, what if verb == "bench" else "")
+    app.add_typer(bench, name="bench", help="Measure: what was measured is in deploy/PERFORMANCE.md.")
     return app
+
+
+def _add(app: typer.Typer, verbs: dict[str, tuple[str, str]], loaded: str) -> None:
+    for name, (module, help_line) in verbs.items():
+        app.add_typer(import_module(module).app if name == loaded else typer.Typer(), name=name, help=help_line)
 
 
 def _print_version(asked: bool) -> None:

@@ -1,6 +1,8 @@
 """The registry: which adapters exist, whose they are, which version is live, where the bytes lie."""
 
+from adapters.callers import ApiKey, Caller, Grant, GrantedAdapter, IssuedKey, Scope, Tenant, TenantLimits
 from adapters.durable import sync_to_disk
+from adapters.entry import ProbeVerdict
 from adapters.errors import (
     ConflictError,
     ForbiddenError,
@@ -8,6 +10,7 @@ from adapters.errors import (
     KeyRejectedError,
     LorikeetError,
     NotFoundError,
+    Problem,
     RefusedError,
     RegistryError,
     StorageError,
@@ -20,37 +23,43 @@ from adapters.refusals import Refusal
 from adapters.registry import Registry, open_registry
 from adapters.settings import RegistrySettings
 from adapters.upload import Member, archive_members, folder_members
+from adapters.usage import UsageField, UsageRow
 from adapters.values import (
     Adapter,
     Alias,
-    ApiKey,
+    Arm,
+    AuditRow,
     Base,
     BlobState,
-    Caller,
-    IssuedKey,
+    CollectedBlob,
     Kind,
     Manifest,
     Module,
+    Move,
     Published,
-    Scope,
     Target,
-    Tenant,
+    Upload,
     VerifiedBlob,
     Version,
     VersionState,
 )
-from adapters.versions import Probe, ProbeVerdict
+from adapters.versions import Probe
 
 __all__ = [
     "Adapter",
     "Alias",
     "ApiKey",
+    "Arm",
+    "AuditRow",
     "Base",
     "BaseFingerprint",
     "BlobState",
     "Caller",
+    "CollectedBlob",
     "ConflictError",
     "ForbiddenError",
+    "Grant",
+    "GrantedAdapter",
     "InvalidError",
     "IssuedKey",
     "KeyRejectedError",
@@ -60,9 +69,11 @@ __all__ = [
     "Manifest",
     "Member",
     "Module",
+    "Move",
     "NotFoundError",
     "Probe",
     "ProbeVerdict",
+    "Problem",
     "Published",
     "Reference",
     "Refusal",
@@ -74,7 +85,11 @@ __all__ = [
     "StorageError",
     "Target",
     "Tenant",
+    "TenantLimits",
     "TooLargeError",
+    "Upload",
+    "UsageField",
+    "UsageRow",
     "VerifiedBlob",
     "Version",
     "VersionState",

@@ -1,44 +1,53 @@
-"""`lorikeet adapters`: the registry from a shell, as its operator."""
+"""`lorikeet adapters`: the registry from a shell, as its operator. Here: adapters and their versions."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final
 
 import typer
-from rich.console import Console
 
-from adapters.errors import InvalidError, StorageError
-from adapters.names import LIVE, Reference, quoted
+from adapters.alias_cli import aliases, shown_arms
+from adapters.arguments import AdapterName, VersionName, adapter_of, all_of, reference_of, version_of
+from adapters.bases import what_there_is
+from adapters.callers import Caller, Scope, Tenant
+from adapters.errors import InvalidError
+from adapters.governance_cli import audit, grants, usage
+from adapters.names import quoted
 from adapters.operator_cli import bases, keys, tenants
-from adapters.printing import AsJson, Columns, print_one, print_rows
+from adapters.printing import AsJson, Columns, megabytes, print_one, print_rows, progress
 from adapters.registry import Registry
 from adapters.settings import RegistrySettings
+from adapters.upkeep_cli import upkeep
 from adapters.upload import Member, archive_members, folder_members
-from adapters.values import BlobState, Caller, Scope
+from adapters.values import Adapter, Kind, Version
 
 app = typer.Typer(no_args_is_help=True)
+app.add_typer(aliases)
+app.add_typer(upkeep)
+app.add_typer(audit)
+app.add_typer(usage)
 app.add_typer(tenants, name="tenants")
 app.add_typer(keys, name="keys")
 app.add_typer(bases, name="bases")
-
-AdapterName = Annotated[str, typer.Argument(metavar="TENANT/NAME", help="An adapter, such as acme/support.")]
-VersionName = Annotated[str, typer.Argument(metavar="TENANT/NAME@N", help="A version, such as acme/support@3.")]
-AliasOption = Annotated[str, typer.Option(help="The alias to move.")]
+app.add_typer(grants, name="grants")
 
 _ADAPTER: Final[Columns] = {
     "adapter": lambda adapter: f"{adapter.tenant}/{adapter.name}",
-    "live": lambda adapter: adapter.live,
+    "live": lambda adapter: adapter.live and shown_arms(adapter.live),
     "versions": lambda adapter: adapter.version_count,
-    "aliases": lambda adapter: tuple(f"{alias.name}→{alias.version}" for alias in adapter.aliases),
+    "aliases": lambda adapter: tuple(f"{alias.name}→{shown_arms(alias)}" for alias in adapter.aliases),
     "created": lambda adapter: adapter.created_at,
 }
 _VERSION: Final[Columns] = {
     "version": lambda version: version.label,
     "state": lambda version: version.state,
+    "kind": lambda version: version.manifest.kind,
     "rank": lambda version: version.manifest.rank,
-    "alpha": lambda version: f"{version.manifest.alpha:g}",
-    "size": lambda version: f"{version.manifest.size_bytes / 1e6:.1f} MB",
+    "size": lambda version: megabytes(version.manifest.size_bytes),
+    "tags": lambda version: version.tags,
     "warnings": lambda version: version.warnings,
     "created": lambda version: version.created_at,
 }
@@ -49,13 +58,6 @@ _PUBLISHED: Final[Columns] = {
     "digest": lambda published: published.version.manifest.digest,
     "warnings": lambda published: published.version.warnings,
 }
-_ALIAS: Final[Columns] = {
-    "alias": lambda alias: alias.name,
-    "version": lambda alias: alias.version,
-    "revision": lambda alias: alias.revision,
-    "moved": lambda alias: alias.moved_at,
-    "by": lambda alias: alias.moved_by,
-}
 _TARGET: Final[Columns] = {
     "version": lambda target: target.label,
     "digest": lambda target: target.digest,
@@ -63,11 +65,12 @@ _TARGET: Final[Columns] = {
     "base": lambda target: target.base_fingerprint,
     "probed": lambda target: "yes" if target.is_probed else "at its first load",
 }
-
-_VERIFIED: Final[Columns] = {
-    "digest": lambda blob: blob.digest,
-    "state": lambda blob: blob.state,
-    "versions": lambda blob: blob.versions,
+_LINEAGE: Final[Columns] = {
+    "version": lambda version: version.label,
+    "state": lambda version: version.state,
+    "made from": lambda version: version.parents,
+    "tags": lambda version: version.tags,
+    "note": lambda version: version.note,
 }
 
 
@@ -77,17 +80,22 @@ def publish(
     upload: Annotated[Path, typer.Argument(metavar="FOLDER_OR_ARCHIVE", help="PEFT's folder, a .tar.gz or a .zip.")],
     *,
     base: Annotated[str | None, typer.Option(help="The base it was trained on. Not needed while there is one.")] = None,
+    kind: Annotated[Kind, typer.Option(help="An adapter, or a whole model.")] = Kind.LORA,
+    parent: Annotated[
+        list[str] | None, typer.Option(help="A version of the same tenant that this was made from; repeat it.")
+    ] = None,
     promote: Annotated[bool, typer.Option("--promote", help="Make it live, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check an adapter and add it as a version; the same bytes again are the same version."""
-    tenant, adapter = _adapter(name)
-    with RegistrySettings().open() as registry, _members(upload, registry) as members:
+    """Check an adapter or a model and add it as a version; the same bytes again are the same version."""
+    operator = Caller.operator()
+    tenant, adapter = adapter_of(name)
+    with RegistrySettings().open() as registry, _members(upload, registry, kind) as members, progress("checking"):
         published = registry.versions.publish(
-            Caller.operator(), tenant, adapter, members, base=base or _only_base(registry)
+            operator, tenant, adapter, members, base=base or _only_base(registry), kind=kind, parents=parent or ()
         )
         if promote:
-            registry.aliases.promote(Caller.operator(), tenant, adapter, published.version.number)
+            registry.aliases.promote(operator, tenant, adapter, published.version.number)
     print_one(published, _PUBLISHED, as_json=as_json)
 
 
@@ -96,110 +104,106 @@ def list_adapters(
     tenant: Annotated[str | None, typer.Argument(help="Only this tenant's.")] = None, *, as_json: AsJson = False
 ) -> None:
     """Adapters with their live version."""
-    operator = Caller.operator()
     with RegistrySettings().open() as registry:
-        names = [tenant] if tenant else [each.name for each in registry.tenants.list(operator)]
-        found = [adapter for each in names for adapter in registry.adapters.list(operator, each)]
+        names = [tenant] if tenant else [each.name for each in _tenants(registry)]
+        found = [adapter for each in names for adapter in _adapters(registry, each)]
     print_rows(found, _ADAPTER, as_json=as_json)
 
 
 @app.command(epilog="Example: lorikeet adapters show acme/support")
 def show(name: AdapterName, *, as_json: AsJson = False) -> None:
     """An adapter's versions, the newest first."""
-    tenant, adapter = _adapter(name)
+    tenant, adapter = adapter_of(name)
     with RegistrySettings().open() as registry:
-        found = registry.versions.list(Caller.operator(), tenant, adapter)
+        found = list(_versions(registry, tenant, adapter))
     print_rows(found, _VERSION, as_json=as_json)
 
 
-@app.command(epilog="Example: lorikeet adapters promote acme/support@3")
-def promote(name: VersionName, *, alias: AliasOption = LIVE, as_json: AsJson = False) -> None:
-    """Point an alias at a version: `live`, unless another is named."""
-    tenant, adapter, number = _version(name)
+@app.command(epilog="Example: lorikeet adapters lineage acme/support@3")
+def lineage(name: VersionName, *, as_json: AsJson = False) -> None:
+    """A version, what it was made from, what that was made from, and so on."""
     with RegistrySettings().open() as registry:
-        moved = registry.aliases.promote(Caller.operator(), tenant, adapter, number, alias=alias)
-    print_one(moved, _ALIAS, as_json=as_json)
+        found = registry.versions.lineage(Caller.operator(), *version_of(name))
+    print_rows(found, _LINEAGE, as_json=as_json)
 
 
-@app.command(epilog="Example: lorikeet adapters rollback acme/support")
-def rollback(name: AdapterName, *, alias: AliasOption = LIVE, as_json: AsJson = False) -> None:
-    """Point an alias at what it pointed at before its last promotion."""
-    tenant, adapter = _adapter(name)
+@app.command(epilog='Example: lorikeet adapters annotate acme/support@2 --tag prod --note "passed the review"')
+def annotate(
+    name: VersionName,
+    *,
+    tag: Annotated[list[str] | None, typer.Option(help="The tags that it shall have; repeat it.")] = None,
+    no_tags: Annotated[bool, typer.Option("--no-tags", help="Take all its tags away.")] = False,
+    note: Annotated[str | None, typer.Option(help="What people should know of it.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what people should know of a version; what is left out stays as it is."""
+    if no_tags and tag:
+        raise typer.BadParameter("Name either --tag or --no-tags.")
+    tags = [] if no_tags else tag or None
     with RegistrySettings().open() as registry:
-        moved = registry.aliases.rollback(Caller.operator(), tenant, adapter, alias=alias)
-    print_one(moved, _ALIAS, as_json=as_json)
+        annotated = registry.versions.annotate(Caller.operator(), *version_of(name), tags=tags, note=note)
+    print_one(annotated, _LINEAGE, as_json=as_json)
 
 
 @app.command(epilog="Example: lorikeet adapters retire acme/support@2")
 def retire(name: VersionName, *, as_json: AsJson = False) -> None:
-    """Forbid new resolves of a version, for good."""
-    tenant, adapter, number = _version(name)
+    """Forbid new resolves of a version, until it is restored."""
     with RegistrySettings().open() as registry:
-        retired = registry.versions.retire(Caller.operator(), tenant, adapter, number)
+        retired = registry.versions.retire(Caller.operator(), *version_of(name))
     print_one(retired, _VERSION, as_json=as_json)
+
+
+@app.command(epilog="Example: lorikeet adapters restore acme/support@2")
+def restore(name: VersionName, *, as_json: AsJson = False) -> None:
+    """Let a retired version be resolved again."""
+    with RegistrySettings().open() as registry:
+        restored = registry.versions.restore(Caller.operator(), *version_of(name))
+    print_one(restored, _VERSION, as_json=as_json)
 
 
 @app.command(epilog="Example: lorikeet adapters resolve acme/support@canary")
 def resolve(
     name: Annotated[str, typer.Argument(metavar="TENANT/NAME[@N|@ALIAS]", help="As a request would name it.")],
     *,
+    sticky: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Of a split alias, what a request with this key would get.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """What a request of that tenant would be answered by."""
-    tenant = _reference(name)[0]
+    tenant = reference_of(name)[0]
     caller = Caller(tenant=tenant, scopes=frozenset({Scope.INFER}), name=Caller.operator().name)
     with RegistrySettings().open() as registry:
-        target = registry.resolve(caller, name)
+        target = registry.resolve(caller, name, sticky)
     print_one(target, _TARGET, as_json=as_json)
 
 
-@app.command(epilog="Example: lorikeet adapters verify --json")
-def verify(*, as_json: AsJson = False) -> None:
-    """Read every version's files again; set aside those that are no longer what was published (exit code 2)."""
-    found = []
-    with RegistrySettings().open() as registry, Console(stderr=True).status("reading") as status:
-        for blob in registry.verify(Caller.operator()):
-            found.append(blob)
-            status.update(f"{len(found)} read")
-    print_rows(found, _VERIFIED, as_json=as_json)
-    if broken := [blob for blob in found if blob.state is not BlobState.WHOLE]:
-        raise StorageError(
-            f"{len(broken)} of {len(found)} are not whole; publish the same files again to mend them.",
-            code="blob_damaged",
-        )
+def _tenants(registry: Registry) -> Iterator[Tenant]:
+    page = partial(registry.tenants.list, Caller.operator())
+    return all_of(lambda after, limit: page(after=after, limit=limit), attrgetter("name"))
 
 
-def _reference(text: str) -> tuple[str, Reference]:
-    """The tenant, which a shell has to name, and the rest."""
-    reference = Reference.parse(text)
-    if reference.tenant is None:
-        raise InvalidError(f"Whose is {quoted(text)}? Write TENANT/NAME.", code="invalid_adapter_name")
-    return reference.tenant, reference
+def _adapters(registry: Registry, tenant: str) -> Iterator[Adapter]:
+    page = partial(registry.adapters.list, Caller.operator(), tenant)
+    return all_of(lambda after, limit: page(after=after, limit=limit), attrgetter("name"))
 
 
-def _adapter(text: str) -> tuple[str, str]:
-    tenant, reference = _reference(text)
-    if "@" in text:
-        raise InvalidError(f"{quoted(text)} names a version; name the adapter.", code="invalid_adapter_name")
-    return tenant, reference.adapter
-
-
-def _version(text: str) -> tuple[str, str, int]:
-    tenant, reference = _reference(text)
-    if not isinstance(reference.selector, int):
-        raise InvalidError(f"Which version of {quoted(text)}? Write TENANT/NAME@N.", code="invalid_adapter_name")
-    return tenant, reference.adapter, reference.selector
+def _versions(registry: Registry, tenant: str, adapter: str) -> Iterator[Version]:
+    page = partial(registry.versions.list, Caller.operator(), tenant, adapter)
+    return all_of(lambda before, limit: page(before=before, limit=limit), attrgetter("number"))
 
 
 @contextmanager
-def _members(upload: Path, registry: Registry) -> Iterator[Iterator[Member]]:
+def _members(upload: Path, registry: Registry, kind: Kind) -> Iterator[Iterator[Member]]:
     with ExitStack() as opened:
         try:
             if upload.is_dir():
                 members = folder_members(upload)
             else:
                 file = opened.enter_context(_open_plain(upload))
-                members = archive_members(file, max_bytes=registry.limits.max_upload_bytes)
+                limits = registry.limits
+                most = limits.max_model_bytes if kind.is_model else limits.max_upload_bytes
+                members = archive_members(file, max_bytes=most)
         except OSError as error:
             why = error.strerror or "it is no plain file"
             raise InvalidError(f"{quoted(str(upload))} can't be read: {why}.", code="file_unreadable") from error
@@ -214,8 +218,9 @@ def _open_plain(path: Path) -> BinaryIO:
 
 
 def _only_base(registry: Registry) -> str:
-    known = registry.bases.list(Caller.operator())
+    known = [base for base in registry.bases.list(Caller.operator()) if base.version is None]
     if len(known) != 1:
-        names = ", ".join(base.name for base in known) or "none: prepare one with `lorikeet base`"
-        raise InvalidError(f"Name the base with --base. The registry has: {names}.", code="base_required")
+        raise InvalidError(
+            f"Name the registry's base with --base. {what_there_is(base.name for base in known)}", code="base_required"
+        )
     return known[0].fingerprint

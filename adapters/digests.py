@@ -10,16 +10,24 @@ from adapters.errors import NotFoundError
 CONFIG_FILE: Final = "adapter_config.json"
 WEIGHTS_FILE: Final = "adapter_model.safetensors"
 ADAPTER_FILES: Final = (CONFIG_FILE, WEIGHTS_FILE)
+MANIFEST_FILE: Final = "manifest.json"
+"""Lies beside a blob's files, and is none of them: it names their digest."""
 
 _DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
-_DOMAIN: Final = b"lorikeet adapter 1\n"
+_ADAPTER_DOMAIN: Final = b"lorikeet adapter 1\n"
 """No other sha256 in the world is taken over bytes that begin so."""
+_MODEL_DOMAIN: Final = b"lorikeet model 1\n"
 
 
 def digest_folder(folder: Path) -> str:
-    """The digest of an adapter's two files: over each one's name, length and bytes, so that no two share it."""
-    total = hashlib.sha256(_DOMAIN)
-    for name in ADAPTER_FILES:
+    """The digest of a blob's files: over each one's name, length and bytes, so that no two share it.
+
+    Raises:
+        OSError: a file can't be read, or is none.
+    """
+    names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST_FILE)
+    total = hashlib.sha256(_ADAPTER_DOMAIN if names == sorted(ADAPTER_FILES) else _MODEL_DOMAIN)
+    for name in names:
         path = folder / name
         total.update(f"{name} {path.stat().st_size}\n".encode("ascii"))
         with path.open("rb") as file:

@@ -15,6 +15,9 @@ A message says what is wrong with what and what would be right, and never holds 
 a tenant that is not the caller's. This package knows no HTTP status: the server and the command line each map the tree.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 
 class LorikeetError(Exception):
     """What was asked can't be done: `code` is a word for machines (`adapter_not_found`), `message` a sentence."""
@@ -63,10 +66,22 @@ class ConflictError(RegistryError):
     code = "conflict"
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with an upload: a code of `Refusal`, and a sentence."""
+
+    code: str
+    message: str
+
+
 class RefusedError(RegistryError):
-    """The gate refuses the files; `code` says at which step."""
+    """The gate refuses the files: `problems` is what it found, `code` the first one's, `message` all in one text."""
 
     code = "adapter_refused"
+
+    def __init__(self, message: str, *, code: str | None = None, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message, code=code)
+        self.problems = tuple(problems) or (Problem(self.code, message),)
 
 
 class TooLargeError(RefusedError):

@@ -6,7 +6,8 @@ Invariant: how the checkpoint is cut into shards, and what a library's version w
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +15,13 @@ from adapters.errors import InvalidError
 from adapters.names import quoted
 from adapters.safetensors import Entry, SafetensorsError, read_entries
 from adapters.strict_json import parse_strictly
+from adapters.tokenizer_steps import tokenizer_steps
 
+KEPT: Final = "lorikeet"
+"""Beside its config.json's own keys, `BaseFingerprint.config` has this one: what else the gate asks of a base.
+
+`chat_template` is the template's text or null, `tokenizer_steps` the digests of the steps that only this base allows.
+"""
 _MAX_HEADER_BYTES: Final = 100_000_000
 """The format's own limit: a base comes from the operator, not from a stranger."""
 _DOMAIN: Final = b"lorikeet base 1\n"
@@ -29,6 +36,10 @@ class BaseFingerprint:
     parameter_count: int
     size_bytes: int
     """Of the tensors alone."""
+    tensors: Mapping[str, tuple[int, ...]]
+    """Every tensor → its shape."""
+    config: Mapping[str, Any] = field(compare=False)
+    """config.json, and `KEPT`. No part of the identity: a library's version writes it in its own way."""
 
 
 def fingerprint_base(folder: Path) -> BaseFingerprint:
@@ -39,18 +50,23 @@ def fingerprint_base(folder: Path) -> BaseFingerprint:
     """
     try:
         digests, entries = _tensor_digests(folder)
-        tokenizer = _tokenizer(folder)
+        tokenizer = _read_object(folder / "tokenizer.json")
         template = _chat_template(folder)
+        config = _read_object(folder / "config.json") or {}
+        decisive = None if tokenizer is None else _decisive(tokenizer)
+        steps = sorted({step.digest for step in tokenizer_steps(tokenizer or {}) if step.digest})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidError(f"The base {quoted(folder.name)} can't be read: {error}.", code="base_unreadable") from error
 
-    described = {"tensors": digests, "tokenizer": tokenizer, "chat_template": template}
+    described = {"tensors": digests, "tokenizer": decisive, "chat_template": template}
     canonical = json.dumps(described, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
     return BaseFingerprint(
         fingerprint=_sha256(_DOMAIN + canonical),
         chat_template_digest=None if template is None else _sha256(template.encode("utf-8")),
         parameter_count=sum(math.prod(entry.shape) for entry in entries),
         size_bytes=sum(entry.size_bytes for entry in entries),
+        tensors={entry.name: entry.shape for entry in sorted(entries, key=lambda entry: entry.name)},
+        config={**config, KEPT: {"chat_template": template, "tokenizer_steps": steps}},
     )
 
 
@@ -73,16 +89,22 @@ def _tensor_digests(folder: Path) -> tuple[dict[str, list[Any]], list[Entry]]:
     return digests, entries
 
 
-def _tokenizer(folder: Path) -> dict[str, Any] | None:
+def _decisive(tokenizer: Mapping[str, Any]) -> dict[str, Any]:
     """What decides which ids a text becomes. Merges are pairs here; older versions write each as one text."""
-    path = folder / "tokenizer.json"
+    model = tokenizer["model"]
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges") or []]
+    added = [[token["id"], token["content"], token["special"]] for token in tokenizer.get("added_tokens") or []]
+    return {"type": model.get("type"), "vocabulary": model["vocab"], "merges": merges, "added": sorted(added)}
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None if there is no such file."""
     if not path.exists():
         return None
     stored = parse_strictly(path.read_bytes())
-    model = stored["model"]
-    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges") or []]
-    added = [[token["id"], token["content"], token["special"]] for token in stored.get("added_tokens") or []]
-    return {"type": model.get("type"), "vocabulary": model["vocab"], "merges": merges, "added": sorted(added)}
+    if not isinstance(stored, dict):
+        raise ValueError(f"its {path.name} is not a JSON object")  # noqa: TRY004  — as of any other content
+    return stored
 
 
 def _chat_template(folder: Path) -> str | None:

@@ -8,17 +8,19 @@ import hashlib
 import re
 import secrets
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from adapters.access import Action, allow
+from adapters.callers import ApiKey, Caller, IssuedKey, Scope
+from adapters.changes import Change, Done, change
 from adapters.database import Database
 from adapters.errors import InvalidError, KeyRejectedError, NotFoundError
-from adapters.lookups import find_tenant
+from adapters.lookups import DEFAULT_PAGE, as_limits, find_tenant, require_page
 from adapters.names import quoted
 from adapters.schema import API_KEYS, TENANTS
-from adapters.values import ApiKey, Caller, IssuedKey, Scope
 
 _SECRET: Final = re.compile(r"lk-[A-Za-z0-9_-]{43}")
 _PREFIX_LENGTH: Final = 8
@@ -43,12 +45,14 @@ class Keys:
     ) -> IssuedKey:
         """Make a key for `tenant`, or for the platform if it is None. The secret is in the answer and nowhere else.
 
+        A call that is repeated under its idempotency key gives the same key without the secret.
+
         Raises:
             InvalidError: `invalid_scopes`, `invalid_key_name` or `invalid_expiry`.
         """
         _allow(caller, tenant)
         created_at = datetime.now(UTC)
-        _require_scopes(tenant, scopes)
+        require_scopes(tenant, scopes)
         _require_key_name(name)
         _require_expiry(expires_at, created_at)
         secret = f"lk-{secrets.token_urlsafe(32)}"
@@ -62,45 +66,39 @@ class Keys:
             expires_at=expires_at.astimezone(UTC) if expires_at else None,
             revoked_at=None,
         )
-        with self._database.write() as connection:
-            connection.execute(
-                insert(API_KEYS).values(
-                    id=key.id,
-                    tenant_id=None if tenant is None else find_tenant(connection, tenant),
-                    name=key.name,
-                    prefix=key.prefix,
-                    secret_sha256=_sha256(secret),
-                    scopes=sorted(scopes),
-                    created_at=key.created_at,
-                    expires_at=key.expires_at,
-                )
-            )
-        return IssuedKey(key, secret)
+        asked = {"name": name, "scopes": sorted(scopes), "expires_at": key.expires_at and key.expires_at.isoformat()}
+        what = Change(caller, "key.issue", tenant, name, asked)
+        return change(self._database, what, partial(_issue, IssuedKey(key, secret)), IssuedKey, hidden="secret")
 
-    def list(self, caller: Caller, tenant: str | None) -> builtins.list[ApiKey]:
-        """The tenant's keys, or the platform's own; oldest first, revoked and expired ones too."""
+    def list(
+        self, caller: Caller, tenant: str | None, *, after: str | None = None, limit: int = DEFAULT_PAGE
+    ) -> builtins.list[ApiKey]:
+        """The tenant's keys, or the platform's own; oldest first, revoked and expired ones too.
+
+        At most `limit`, those that come after the key with the id `after`.
+
+        Raises:
+            InvalidError: `invalid_limit`; `invalid_cursor`: there is no such key here.
+            NotFoundError: `tenant_not_found`.
+        """
         _allow(caller, tenant)
+        require_page(limit)
         with self._database.read() as connection:
-            tenant_id = None if tenant is None else find_tenant(connection, tenant)
-            rows = connection.execute(
-                select(API_KEYS).where(API_KEYS.c.tenant_id == tenant_id).order_by(API_KEYS.c.created_at, API_KEYS.c.id)
-            )
+            page = select(API_KEYS).where(API_KEYS.c.tenant_id == _tenant_id(connection, tenant))
+            if after is not None:
+                last = connection.execute(page.where(API_KEYS.c.id == after)).one_or_none() if _is_id(after) else None
+                if last is None:
+                    raise InvalidError("A page goes on after a key of the page before.", code="invalid_cursor")
+                same = (API_KEYS.c.created_at == last.created_at) & (API_KEYS.c.id > last.id)
+                page = page.where((API_KEYS.c.created_at > last.created_at) | same)
+            rows = connection.execute(page.order_by(API_KEYS.c.created_at, API_KEYS.c.id).limit(limit))
             return [_as_key(row, tenant) for row in rows]
 
     def revoke(self, caller: Caller, tenant: str | None, key_id: str) -> ApiKey:
         """End a key now. A key that is revoked already stays as it is. Raises NotFoundError `key_not_found`."""
         _allow(caller, tenant)
-        with self._database.write() as connection:
-            tenant_id = None if tenant is None else find_tenant(connection, tenant)
-            is_it = (API_KEYS.c.id == key_id) & (API_KEYS.c.tenant_id == tenant_id)
-            if key_id.isascii() and key_id.isprintable():
-                connection.execute(
-                    update(API_KEYS).where(is_it, API_KEYS.c.revoked_at.is_(None)).values(revoked_at=datetime.now(UTC))
-                )
-                row = connection.execute(select(API_KEYS).where(is_it)).one_or_none()
-                if row is not None:
-                    return _as_key(row, tenant)
-        raise NotFoundError(f"There is no key {quoted(key_id)} here.", code="key_not_found")
+        what = Change(caller, "key.revoke", tenant, quoted(key_id))
+        return change(self._database, what, partial(_revoke, tenant, key_id), ApiKey)
 
     def authenticate(self, secret: str) -> Caller:
         """Who holds `secret`. Raises KeyRejectedError, the same for a wrong, a revoked and an expired key."""
@@ -108,21 +106,60 @@ class Keys:
         if _SECRET.fullmatch(secret):
             with self._database.read() as connection:
                 row = connection.execute(
-                    select(API_KEYS, TENANTS.c.name.label("tenant"))
+                    select(API_KEYS, TENANTS.c.name.label("tenant"), TENANTS.c.limits)
                     .outerjoin(TENANTS, TENANTS.c.id == API_KEYS.c.tenant_id)
                     .where(API_KEYS.c.secret_sha256 == _sha256(secret))
                 ).one_or_none()
             if row is not None and _is_valid(_as_key(row, row.tenant)):
                 scopes = frozenset(Scope(scope) for scope in row.scopes)
-                return Caller(tenant=row.tenant, scopes=scopes, name=f"{row.name} ({row.id})")
+                name, limits = f"{row.name} ({row.id})", as_limits(row.limits or {})
+                return Caller(tenant=row.tenant, scopes=scopes, name=name, key_id=row.id, limits=limits)
         raise KeyRejectedError("The API key is wrong, revoked or expired.")
+
+
+def _issue(issued: IssuedKey, connection: Connection) -> Done[IssuedKey]:
+    key = issued.key
+    connection.execute(
+        insert(API_KEYS).values(
+            id=key.id,
+            tenant_id=_tenant_id(connection, key.tenant),
+            name=key.name,
+            prefix=key.prefix,
+            secret_sha256=_sha256(issued.secret),
+            scopes=sorted(key.scopes),
+            created_at=key.created_at,
+            expires_at=key.expires_at,
+        )
+    )
+    return Done(issued, subject=key.id)
+
+
+def _revoke(tenant: str | None, key_id: str, connection: Connection) -> Done[ApiKey]:
+    is_it = (API_KEYS.c.id == key_id) & (API_KEYS.c.tenant_id == _tenant_id(connection, tenant))
+    if _is_id(key_id):
+        ended = update(API_KEYS).where(is_it, API_KEYS.c.revoked_at.is_(None)).values(revoked_at=datetime.now(UTC))
+        is_changed = bool(connection.execute(ended).rowcount)
+        row = connection.execute(select(API_KEYS).where(is_it)).one_or_none()
+        if row is not None:
+            return Done(_as_key(row, tenant), is_changed, subject=row.id)
+    raise NotFoundError(f"There is no key {quoted(key_id)} here.", code="key_not_found")
+
+
+def _is_id(text: str) -> bool:
+    """Whether a key's id may be so; PostgreSQL refuses some texts with an error of its own."""
+    return text.isascii() and text.isprintable()
+
+
+def _tenant_id(connection: Connection, tenant: str | None) -> int | None:
+    return None if tenant is None else find_tenant(connection, tenant)
 
 
 def _allow(caller: Caller, tenant: str | None) -> None:
     allow(caller, Action.OPERATE if tenant is None else Action.MANAGE, tenant)
 
 
-def _require_scopes(tenant: str | None, scopes: frozenset[Scope]) -> None:
+def require_scopes(tenant: str | None, scopes: frozenset[Scope]) -> None:
+    """Raise InvalidError `invalid_scopes` unless a key of `tenant` (None: of the platform) may have these."""
     if tenant is None and scopes != {Scope.PLATFORM}:
         raise InvalidError("A key without a tenant has the scope 'platform' and no other.", code="invalid_scopes")
     if tenant is not None and not (scopes and scopes <= _TENANT_SCOPES):

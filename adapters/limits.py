@@ -27,6 +27,25 @@ base may pass without any adapter: there, the probe has to find it.)
 """
 MAX_ORIGIN_BYTES: Final = 1 << 16
 
+# --- models -----------------------------------------------------------------------------------------------------------
+
+MAX_SHARDS: Final = 1000
+"""The largest models come in some hundreds."""
+MAX_MODEL_MEMBERS: Final = MAX_SHARDS + 32
+MAX_INDEX_BYTES: Final = 1 << 24
+"""A tensor's line has 110 bytes; 45 000 tensors (256 experts in each of 58 layers) take 5 MB."""
+MAX_TOKENIZER_BYTES: Final = 40 << 20
+"""Gemma's, with 262 144 tokens, has 33 MB; most have 2 to 17."""
+MAX_TOKENIZER_VALUES: Final = 1 << 22
+"""Gemma's has 1.4 million. What is parsed takes some 100 bytes a value."""
+MAX_TOKENIZER_CONFIG_BYTES: Final = 4 << 20
+"""Gemma's describes each of its 6400 added tokens in 1.1 MB; most have 1 to 50 KB."""
+MAX_TOKENIZER_STEPS: Final = 64
+MAX_STEP_CHARACTERS: Final = 1 << 14
+MAX_VOCABULARY: Final = 1 << 24
+SHARD_BYTES: Final = 5_000_000_000
+"""A stored model's weights are cut anew into files of this size, as transformers cut them for years."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -34,3 +53,5 @@ class Limits:
 
     max_rank: int = 64
     max_upload_bytes: int = 1 << 31
+    max_model_bytes: int = 64 << 30
+    """All the weights of one model."""

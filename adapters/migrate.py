@@ -45,10 +45,18 @@ def migrate(connection: Connection) -> None:
         StorageError: as `is_current` does.
     """
     if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        _wait_for_other_programs(connection)
     # Asked under the lock: another program may have just done it.
     if not is_current(connection):
         command.upgrade(_config(connection), "head")
+
+
+def _wait_for_other_programs(connection: Connection) -> None:
+    """For as long as they migrate. What the migration itself then locks, it waits for no longer than any write does."""
+    limit = connection.execute(text("SELECT current_setting('lock_timeout')")).scalar_one()
+    connection.execute(text("SET LOCAL lock_timeout = 0"))
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    connection.execute(text("SELECT set_config('lock_timeout', :limit, true)"), {"limit": limit})
 
 
 def _config(connection: Connection) -> Config:

@@ -14,8 +14,10 @@ LIVE: Final = "live"
 """The alias that a bare adapter name means."""
 RULE: Final = "1 to 64 of a-z, 0-9, '.', '_' and '-', a letter or digit at both ends, and no two dots in a row"
 
+_VERSION_NAME: Final = re.compile(rf"{NAME.pattern}/{NAME.pattern}@[1-9][0-9]{{0,8}}")
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")
 _QUOTED_LENGTH: Final = 80
+_BASE_NAME_LENGTH: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,11 @@ class Reference:
             adapter=adapter,
             selector=int(selector) if selector.isdigit() else selector or LIVE,
         )
+
+
+def version_named(text: str) -> Reference | None:
+    """What a version's full name says, `acme/support@3`; None if `text` can't be one."""
+    return Reference.parse(text) if _VERSION_NAME.fullmatch(text) and ".." not in text else None
 
 
 def could_mean(text: str, tenant: str, adapter: str) -> bool:
@@ -91,6 +98,26 @@ def require_alias_name(text: str) -> None:
         raise InvalidError(
             f"{quoted(text)} can't name an alias: use {RULE}, and not digits alone.", code="invalid_alias_name"
         )
+
+
+def require_base_name(text: str) -> None:
+    """Raise InvalidError `invalid_base_name` unless a base may be called `text`."""
+    if not 0 < len(text) <= _BASE_NAME_LENGTH or not text.isprintable():
+        raise InvalidError(
+            f"{quoted(text)} can't name a base: use 1 to {_BASE_NAME_LENGTH} printable characters.",
+            code="invalid_base_name",
+        )
+    if version_named(text) is not None:
+        raise InvalidError(f"{quoted(text)} is a version's name: give the base another.", code="invalid_base_name")
+
+
+def is_storable(text: str) -> bool:
+    """Whether both databases take `text`: PostgreSQL refuses NUL and lone surrogates."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def quoted(text: str) -> str:

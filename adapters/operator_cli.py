@@ -1,23 +1,41 @@
 """`lorikeet adapters tenants|keys|bases`: what an operator sets up before anything is published."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Final
+from functools import partial
+from operator import attrgetter
+from typing import Annotated, Any, Final
 
 import typer
 
+from adapters.arguments import all_of
+from adapters.callers import Caller, Scope
+from adapters.errors import InvalidError
+from adapters.names import quoted
 from adapters.printing import AsJson, Columns, print_one, print_rows
 from adapters.settings import RegistrySettings
-from adapters.values import Caller, Scope
 
 tenants = typer.Typer(no_args_is_help=True, help="The owners of adapters and keys.")
 keys = typer.Typer(no_args_is_help=True, help="API keys: issued once, stored as a hash.")
 bases = typer.Typer(no_args_is_help=True, help="The base models that the registry knows.")
+
+_MAX_DIGITS: Final = 16
+"""2^53 has as many."""
 
 OptionalTenant = Annotated[
     str | None, typer.Option("--tenant", help="The tenant; without it, the platform's own keys.")
 ]
 
 _TENANT: Final[Columns] = {"tenant": lambda tenant: tenant.name, "created": lambda tenant: tenant.created_at}
+_LIMITS: Final[Columns] = {
+    "tenant": lambda tenant: tenant.name,
+    "adapters": lambda tenant: tenant.limits.max_adapters,
+    "bytes": lambda tenant: tenant.limits.max_bytes,
+    "requests a minute": lambda tenant: tenant.limits.requests_per_minute,
+    "tokens a minute": lambda tenant: tenant.limits.tokens_per_minute,
+    "requests at once": lambda tenant: tenant.limits.max_concurrency,
+    "tokens a month": lambda tenant: tenant.limits.monthly_tokens,
+}
 _KEY: Final[Columns] = {
     "id": lambda key: key.id,
     "name": lambda key: key.name,
@@ -44,6 +62,10 @@ _BASE: Final[Columns] = {
 }
 
 
+def _limit(what: str) -> Any:  # noqa: ANN401  — as typer.Option
+    return typer.Option(metavar="N|none", help=what)
+
+
 @tenants.command("create", epilog="Example: lorikeet adapters tenants create acme")
 def create_tenant(
     name: Annotated[str, typer.Argument(help="Its name, as it will stand in acme/support.")], *, as_json: AsJson = False
@@ -57,7 +79,39 @@ def create_tenant(
 def list_tenants(*, as_json: AsJson = False) -> None:
     """Every tenant."""
     with RegistrySettings().open() as registry:
-        print_rows(registry.tenants.list(Caller.operator()), _TENANT, as_json=as_json)
+        page = partial(registry.tenants.list, Caller.operator())
+        found = list(all_of(lambda after, limit: page(after=after, limit=limit), attrgetter("name")))
+    print_rows(found, _TENANT, as_json=as_json)
+
+
+@tenants.command("limits", epilog="Example: lorikeet adapters tenants limits acme --max-adapters 100 --max-bytes none")
+def limit_tenant(
+    name: Annotated[str, typer.Argument(help="The tenant.")],
+    *,
+    max_adapters: Annotated[str | None, _limit("How many adapters it may have.")] = None,
+    max_bytes: Annotated[str | None, _limit("Of the weights that were not collected yet.")] = None,
+    requests_per_minute: Annotated[str | None, _limit("How many requests it may make.")] = None,
+    tokens_per_minute: Annotated[str | None, _limit("Prompts and answers together.")] = None,
+    max_concurrency: Annotated[str | None, _limit("Requests in flight.")] = None,
+    monthly_tokens: Annotated[str | None, _limit("In a calendar month, UTC.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how much a tenant may have and use; without options, show it. What is left out stays as it is."""
+    asked = {
+        "max_adapters": max_adapters,
+        "max_bytes": max_bytes,
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+        "max_concurrency": max_concurrency,
+        "monthly_tokens": monthly_tokens,
+    }
+    said = {field: _number(text) for field, text in asked.items() if text is not None}
+    operator = Caller.operator()
+    with RegistrySettings().open() as registry:
+        tenant = registry.tenants.get(operator, name)
+        if said:
+            tenant = registry.tenants.set_limits(operator, name, replace(tenant.limits, **said))
+    print_one(tenant, _LIMITS, as_json=as_json)
 
 
 @keys.command("create", epilog="Example: lorikeet adapters keys create --tenant acme --scope infer --scope admin")
@@ -88,7 +142,9 @@ def create_key(
 def list_keys(*, tenant: OptionalTenant = None, as_json: AsJson = False) -> None:
     """A tenant's keys, or the platform's own. Never a secret."""
     with RegistrySettings().open() as registry:
-        print_rows(registry.keys.list(Caller.operator(), tenant), _KEY, as_json=as_json)
+        page = partial(registry.keys.list, Caller.operator(), tenant)
+        found = list(all_of(lambda after, limit: page(after=after, limit=limit), attrgetter("id")))
+    print_rows(found, _KEY, as_json=as_json)
 
 
 @keys.command("revoke", epilog="Example: lorikeet adapters keys revoke key-9f2ab4c81d3e5f60 --tenant acme")
@@ -108,3 +164,11 @@ def list_bases(*, as_json: AsJson = False) -> None:
     """Every base, the newest first. `lorikeet base` adds one."""
     with RegistrySettings().open() as registry:
         print_rows(registry.bases.list(Caller.operator()), _BASE, as_json=as_json)
+
+
+def _number(text: str) -> int | None:
+    if text == "none":
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
+        raise InvalidError(f"{quoted(text)} is no limit: write a whole number, or none.", code="invalid_limits")
+    return int(text)

@@ -1,9 +1,10 @@
 """What the registry's commands print: a table for people, or JSON for programs."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -18,6 +19,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 Columns = Mapping[str, Callable[[Any], object]]
 """Heading → what of a value stands under it."""
+
+
+@contextmanager
+def progress(doing: str) -> Iterator[Callable[[str], None]]:
+    """Tell a person at a terminal, on stderr, what takes so long; call what it gives with how far it has come."""
+    with Console(stderr=True).status(doing) as status:
+        yield lambda said: status.update(f"{doing}: {escape(said)}")
+
+
+def megabytes(size_bytes: int) -> str:
+    """`12.3 MB`."""
+    return f"{size_bytes / 1e6:,.1f} MB"
 
 
 def print_rows(values: Sequence[Any], columns: Columns, *, as_json: bool) -> None:
@@ -51,7 +64,7 @@ def _print_json(value: object) -> None:
 
 def _as_json(value: object) -> object:
     match value:
-        case datetime():
+        case date():
             return value.isoformat()
         case frozenset():
             return sorted(value)
@@ -67,6 +80,8 @@ def _shown(value: object) -> str:
             return f"{value:%Y-%m-%d %H:%M} UTC"
         case StrEnum() | str():
             return escape(str(value))
+        case Mapping():
+            return escape(json.dumps(dict(value), default=_as_json)) if value else "–"
         case tuple() | frozenset():
             return escape(", ".join(sorted(str(each) for each in value))) or "–"
         case _:

@@ -1,6 +1,6 @@
 """The tables, as they are after the newest revision in migrations/. A test holds the two together.
 
-Rows of versions and promotions are never deleted and, save a version's state and warnings, never changed.
+Rows of versions, promotions and the audit are never deleted. Of a version, its state, warnings, tags and note change.
 """
 
 from datetime import UTC, datetime
@@ -9,7 +9,9 @@ from typing import Any, Final
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
+    Date,
     DateTime,
     Dialect,
     ForeignKey,
@@ -19,6 +21,7 @@ from sqlalchemy import (
     Table,
     TypeDecorator,
     UniqueConstraint,
+    false,
 )
 
 
@@ -62,6 +65,7 @@ TENANTS: Final = Table(
     _column("id", Integer, primary_key=True),
     _column("name", String(64), unique=True),
     _column("created_at", UtcDateTime),
+    _column("limits", JSON, server_default="{}"),
 )
 
 API_KEYS: Final = Table(
@@ -90,6 +94,10 @@ BASES: Final = Table(
     _column("parameter_count", BigInteger),
     _column("size_bytes", BigInteger),
     _column("created_at", UtcDateTime),
+    _column("tensors", JSON, server_default="{}"),
+    _column("config", JSON, server_default="{}"),
+    # Known only as what versions are, under their names: nobody has entered it.
+    _column("is_model", Boolean, server_default=false()),
 )
 
 ADAPTERS: Final = Table(
@@ -110,12 +118,19 @@ VERSIONS: Final = Table(
     _column("number", Integer),
     _column("digest", String(100), index=True),
     _column("base_fingerprint", String(100), ForeignKey("bases.fingerprint")),
+    # The base that a model is. (SQLite adds no foreign key to a table that is there.)
+    _column("model_fingerprint", String(100), nullable=True, index=True),
     _column("state", String(16)),
     _column("manifest", JSON),
     _column("warnings", JSON),
     _column("origin", JSON),
     _column("created_at", UtcDateTime),
     _column("created_by", String(200)),
+    _column("size_bytes", BigInteger, server_default="0"),
+    _column("parents", JSON, server_default="[]"),
+    _column("tags", JSON, server_default="[]"),
+    _column("note", String(2000), server_default=""),
+    _column("retired_at", UtcDateTime, nullable=True),
     UniqueConstraint("adapter_id", "number"),
     UniqueConstraint("adapter_id", "digest"),
     sqlite_autoincrement=True,
@@ -127,7 +142,10 @@ PROMOTIONS: Final = Table(
     _column("id", Integer, primary_key=True),
     _column("adapter_id", Integer, ForeignKey("adapters.id"), index=True),
     _column("alias", String(64)),
+    # The version; of a split, the heaviest.
     _column("version_id", Integer, ForeignKey("versions.id")),
+    # [[number, weight], …] by number, if several versions share the traffic.
+    _column("split", JSON, nullable=True),
     # What the alias stood on before: the stack that a rollback walks down.
     _column("replaced_id", Integer, ForeignKey("promotions.id"), nullable=True),
     _column("created_at", UtcDateTime),
@@ -146,4 +164,102 @@ ALIASES: Final = Table(
     _column("moved_at", UtcDateTime),
     _column("moved_by", String(200)),
     UniqueConstraint("adapter_id", "name"),
+)
+
+GRANTS: Final = Table(
+    "grants",
+    METADATA,
+    _column("id", Integer, primary_key=True),
+    _column("adapter_id", Integer, ForeignKey("adapters.id")),
+    # A name, not a row: a tenant's admin who grants must not learn which other tenants there are.
+    _column("grantee", String(64), index=True),
+    _column("created_at", UtcDateTime),
+    _column("created_by", String(200)),
+    UniqueConstraint("adapter_id", "grantee"),
+)
+
+BLOBS: Final = Table(
+    "blobs",
+    METADATA,
+    _column("digest", String(100), primary_key=True),
+    _column("size_bytes", BigInteger),
+    # When it was last published or let go: the grace period of `collect` begins here.
+    _column("touched_at", UtcDateTime),
+)
+
+AUDIT: Final = Table(
+    "audit",
+    METADATA,
+    _column("id", Integer, primary_key=True),
+    _column("at", UtcDateTime),
+    _column("actor", String(200)),
+    _column("actor_tenant", String(64), nullable=True),
+    _column("action", String(64)),
+    _column("tenant", String(64), nullable=True, index=True),
+    _column("subject", String(300)),
+    _column("detail", JSON),
+    _column("request_id", String(64), nullable=True),
+    sqlite_autoincrement=True,
+)
+
+IDEMPOTENCY: Final = Table(
+    "idempotency",
+    METADATA,
+    _column("id", Integer, primary_key=True),
+    # The caller's tenant; empty for the platform.
+    _column("scope", String(64)),
+    _column("key", String(255)),
+    _column("action", String(64)),
+    _column("asked_digest", String(100)),
+    _column("result", JSON(none_as_null=True), nullable=True),
+    _column("created_at", UtcDateTime, index=True),
+    UniqueConstraint("scope", "key", "action"),
+)
+
+UPLOADS: Final = Table(
+    "uploads",
+    METADATA,
+    _column("id", String(64), primary_key=True),
+    _column("tenant_id", Integer, ForeignKey("tenants.id"), index=True),
+    _column("adapter", String(64)),
+    _column("kind", String(16)),
+    _column("created_at", UtcDateTime),
+    _column("created_by", String(200)),
+    # When the last part came.
+    _column("touched_at", UtcDateTime),
+    # The version that it became, and whether that was new.
+    _column("version_id", Integer, ForeignKey("versions.id"), nullable=True),
+    _column("is_new", Boolean, nullable=True),
+)
+
+UPLOAD_FILES: Final = Table(
+    "upload_files",
+    METADATA,
+    _column("id", Integer, primary_key=True),
+    _column("upload_id", String(64), ForeignKey("uploads.id")),
+    _column("name", String(200)),
+    # What was acknowledged: a disk may hold more of the file, and nobody knows what.
+    _column("size_bytes", BigInteger),
+    UniqueConstraint("upload_id", "name"),
+)
+
+USAGE: Final = Table(
+    "usage",
+    METADATA,
+    _column("id", Integer, primary_key=True),
+    # UTC's.
+    _column("day", Date),
+    # Who asked: names, not rows, for what was used stays as it was.
+    _column("tenant", String(64)),
+    # Another tenant's with its owner before it; `base`; empty if the request named nothing that is served.
+    _column("adapter", String(140)),
+    # 0: no version.
+    _column("version", Integer),
+    _column("key_id", String(64)),
+    _column("requests", BigInteger),
+    _column("failed_requests", BigInteger),
+    _column("prompt_tokens", BigInteger),
+    _column("completion_tokens", BigInteger),
+    # The tenant first: what one has used this month is looked up while it waits for an answer.
+    UniqueConstraint("tenant", "day", "adapter", "version", "key_id"),
 )

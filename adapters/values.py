@@ -7,18 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
-
-
-class Scope(StrEnum):
-    """What an API key may do."""
-
-    INFER = "infer"
-    """Ask the base and its tenant's adapters."""
-    ADMIN = "admin"
-    """Manage its own tenant's adapters, aliases and keys."""
-    PLATFORM = "platform"
-    """Manage every tenant. Such a key belongs to no tenant and asks no adapter."""
+from typing import Any, Final
 
 
 class VersionState(StrEnum):
@@ -37,6 +26,10 @@ class VersionState(StrEnum):
         return self in {VersionState.READY, VersionState.UNPROBED}
 
 
+SERVABLE: Final = frozenset(state for state in VersionState if state.is_servable)
+"""The states in which a version may be resolved, for queries and rows."""
+
+
 class Kind(StrEnum):
     """What the weights are."""
 
@@ -44,49 +37,10 @@ class Kind(StrEnum):
     MERGED = "merged"
     FULL = "full"
 
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks. `tenant` is None for the platform itself; `name` is what history rows record."""
-
-    tenant: str | None
-    scopes: frozenset[Scope]
-    name: str
-
-    @classmethod
-    def operator(cls) -> "Caller":
-        """The person at this machine's command line: the platform."""
-        return cls(tenant=None, scopes=frozenset({Scope.PLATFORM}), name="operator")
-
-
-@dataclass(frozen=True, slots=True)
-class Tenant:
-    """An owner of adapters and keys."""
-
-    name: str
-    created_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """An API key as it is listed: never the secret. `prefix` is the secret's first characters, for people."""
-
-    id: str
-    tenant: str | None
-    name: str
-    prefix: str
-    scopes: frozenset[Scope]
-    created_at: datetime
-    expires_at: datetime | None
-    revoked_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class IssuedKey:
-    """A key just made: the only time its `secret` is seen."""
-
-    key: ApiKey
-    secret: str
+    @property
+    def is_model(self) -> bool:
+        """Whether it is a whole model, which a server starts on, rather than an adapter, which one loads."""
+        return self is not Kind.LORA
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,23 +64,33 @@ class Base:
     parameter_count: int
     size_bytes: int
     created_at: datetime
+    tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Every tensor of the checkpoint → its shape: what a `full` or `merged` version of it must have, too."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Its config.json."""
+    version: str | None = None
+    """`acme/model@2`, if this base is itself a version: only its tenant, and whom it was granted to, may ask it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What follows from an adapter's bytes; stored beside them, written last."""
+    """What follows from a version's bytes; stored beside them, written last."""
 
     digest: str
     kind: Kind
-    rank: int
-    alpha: float
-    target_modules: tuple[str, ...]
-    """The distinct last names of the modules it changes, sorted: `("down_proj", "q_proj")`."""
     dtype: str
     tensor_count: int
     size_bytes: int
     base_fingerprint: str
+    """Of the base that an adapter belongs to, or that a model was made from."""
+    rank: int | None = None
+    """This and the next three are an adapter's (kind `lora`)."""
+    alpha: float | None = None
+    target_modules: tuple[str, ...] = ()
+    """The distinct last names of the modules it changes, sorted: `("down_proj", "q_proj")`."""
     use_rslora: bool = False
+    model_fingerprint: str | None = None
+    """A model's own, as a base (kinds `merged` and `full`)."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Fields that a later version of this program wrote: kept, not understood."""
 
@@ -138,6 +102,10 @@ class BlobState(StrEnum):
     DAMAGED = "damaged"
     """They are not those of the digest; they were set aside."""
     MISSING = "missing"
+    MENDED = "mended"
+    """They were damaged where they lie; a whole copy that was cached has replaced them."""
+    UNREADABLE = "unreadable"
+    """The disk or the store failed: nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +132,31 @@ class Version:
     """Where it came from: method, run, dataset fingerprint, chat template digest … as the publisher stated it."""
     created_at: datetime
     created_by: str
+    parents: tuple[str, ...] = ()
+    """The full names of the versions that it was made from."""
+    tags: tuple[str, ...] = ()
+    note: str = ""
+    retired_at: datetime | None = None
 
     @property
     def label(self) -> str:
         """`acme/support@3`, its full name."""
         return f"{self.tenant}/{self.adapter}@{self.number}"
+
+    @property
+    def target(self) -> "Target":
+        """What a request for this very version resolves to."""
+        return Target(
+            version_id=self.id,
+            tenant=self.tenant,
+            adapter=self.adapter,
+            number=self.number,
+            kind=self.manifest.kind,
+            digest=self.manifest.digest,
+            rank=self.manifest.rank,
+            base_fingerprint=self.manifest.base_fingerprint,
+            is_probed=self.state is not VersionState.UNPROBED,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,14 +168,57 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class Upload:
+    """A version on its way, file by file and part by part."""
+
+    id: str
+    tenant: str
+    adapter: str
+    kind: Kind
+    files: Mapping[str, int]
+    """File name → how many of its bytes have come, for good."""
+    created_at: datetime
+    created_by: str
+    version: str | None
+    """What it became: `acme/support@3`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One version's share of an alias's traffic: its weight among the weights of all arms."""
+
+    version: int
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
 class Alias:
-    """A movable name for a version. `revision` grows by one at each move; it is the `If-Match` token."""
+    """A movable name for a version, or for a split between several.
+
+    `revision` grows by one at each move; it is the `If-Match` token.
+    """
 
     name: str
-    version: int
+    arms: tuple[Arm, ...]
+    """By version; just one, unless the alias is split."""
     revision: int
     moved_at: datetime
     moved_by: str
+
+    @property
+    def version(self) -> int | None:
+        """The one version that it points at; None if it is split."""
+        return self.arms[0].version if len(self.arms) == 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One promotion of an alias: the `number`th under its name, from 1."""
+
+    number: int
+    arms: tuple[Arm, ...]
+    at: datetime
+    by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +232,42 @@ class Adapter:
     aliases: tuple[Alias, ...]
 
     @property
-    def live(self) -> int | None:
-        """The number of the version that the bare name means, if any."""
-        return next((alias.version for alias in self.aliases if alias.name == "live"), None)
+    def live(self) -> Alias | None:
+        """What the bare name means, if anything."""
+        return next((alias for alias in self.aliases if alias.name == "live"), None)
+
+    @property
+    def live_version(self) -> int | None:
+        """The one version that the bare name means; None if there is none, or a split."""
+        return self.live.version if self.live else None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """Who did what, written in the same transaction as the change itself."""
+
+    id: int
+    at: datetime
+    actor: str
+    actor_tenant: str | None
+    """None: the platform."""
+    action: str
+    """`version.publish`, `alias.promote`, `key.revoke` …"""
+    tenant: str | None
+    """Whose things were changed; None: what all share."""
+    subject: str
+    """What was changed: `support@3`, `support@live`, a key's id …"""
+    detail: Mapping[str, Any]
+    """What was asked, and what came of it; `changed: false`, if everything was so already."""
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedBlob:
+    """Bytes that nothing held any more."""
+
+    digest: str
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +278,10 @@ class Target:
     tenant: str
     adapter: str
     number: int
+    kind: Kind
     digest: str
-    rank: int
+    rank: int | None
+    """An adapter's; a model has none."""
     base_fingerprint: str
     is_probed: bool
 

@@ -6,6 +6,7 @@ event in the stream.
 
 import json
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -32,14 +33,23 @@ CODES = {400: "invalid_request", 404: "not_found", 413: "request_too_large", 422
 class Answer:
     """Wraps the `send` of one request."""
 
-    def __init__(self, scope: Scope, send: Send, client: Client, engine: Engine, *, adapter: str | None) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        send: Send,
+        client: Client,
+        engine: Engine,
+        *,
+        adapter: str | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self._status = 0
         self._is_complete = False
         self._scope = scope
         self._send = send
         self._client = client
         self._engine = engine
-        self._adapter = adapter
+        self._headers = {**(headers or {})} | ({ADAPTER_HEADER: adapter} if adapter is not None else {})
         self._start: Message | None = None
         self._error = bytearray()
         self._is_stream = False
@@ -76,8 +86,7 @@ class Answer:
             return
         headers = MutableHeaders(scope=start)
         del headers["x-request-id"]  # the middleware sets ours
-        if self._adapter is not None:
-            headers[ADAPTER_HEADER] = self._adapter
+        headers.update(self._headers)
         await self._send(start)
 
     def _shaped(self, message: Message) -> Message:

@@ -14,23 +14,23 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from adapters import Base, LorikeetError, Registry
 from adapters import Scope as KeyScope
 from server import public
-from server.admin import residency as admin_residency
-from server.admin import tenants as admin_tenants
-from server.admin import versions as admin_versions
+from server.admin.routes import ROUTERS as ADMIN_ROUTERS
 from server.admission import Uploads
 from server.callers import authenticate, require
 from server.engine.protocol import Engine, EngineError
 from server.errors import error_response, from_framework
 from server.gateway import PATHS, Gateway
 from server.leasing import Leases
+from server.ledger import Ledger
 from server.metrics import Metrics
 from server.middleware import BodyCap, Guard, RequestId
 from server.parts import Parts
+from server.quotas import Quotas
 from server.residency import Residency
 from server.settings import ServerSettings
 from server.threads import Threads
 
-ROUTERS = (public.router, admin_tenants.router, admin_versions.router, admin_residency.router)
+ROUTERS = (public.router, *ADMIN_ROUTERS)
 ADMIN_PREFIX = "/admin/"
 UPLOADS_AT_ONCE = 8
 """Of all tenants together. Each may take `max_upload_bytes` of disk while it comes in."""
@@ -47,11 +47,18 @@ def create_app(settings: ServerSettings, registry: Registry, engine: Engine, *, 
     residency = Residency(engine, host_slots=settings.max_cpu_loras, load_timeout_seconds=settings.load_timeout_seconds)
     leases = Leases(registry, threads, engine, residency, metrics, base=base.fingerprint)
     uploads = Uploads(at_once=UPLOADS_AT_ONCE)
-    parts = Parts(registry, engine, base, residency, leases, metrics, threads, uploads)
-    gateway = Gateway(registry, threads, engine, leases, metrics, secret=secret)
+    ledger = Ledger(registry, threads, every_seconds=settings.ledger_seconds)
+    quotas = Quotas(ledger.month_tokens)
+    parts = Parts(registry, engine, base, residency, leases, metrics, threads, uploads, ledger)
+    gateway = Gateway(registry, threads, engine, leases, metrics, quotas, ledger, base=base, secret=secret)
     app: ASGIApp = _Doors(gateway, _AdminDoor(_surface(parts), registry, threads))
-    max_upload_bytes = registry.limits.max_upload_bytes + FRAMING_BYTES
-    app = BodyCap(app, max_body_bytes=settings.max_body_bytes, max_upload_bytes=max_upload_bytes)
+    limits = registry.limits
+    app = BodyCap(
+        app,
+        max_body_bytes=settings.max_body_bytes,
+        max_upload_bytes=limits.max_upload_bytes + FRAMING_BYTES,
+        max_part_bytes=max(limits.max_upload_bytes, limits.max_model_bytes) + FRAMING_BYTES,
+    )
     return RequestId(Guard(app))
 
 
@@ -95,13 +102,14 @@ def _surface(parts: Parts) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     parts: Parts = app.state.parts
-    try:
-        await parts.engine.start()
-        yield {}
-        # uvicorn has drained what ran, or cut it off after its patience, before it comes back here.
-    finally:
-        await parts.residency.close()
-        await parts.engine.stop()
+    async with parts.ledger:
+        try:
+            await parts.engine.start()
+            yield {}
+            # uvicorn has drained what ran, or cut it off after its patience, before it comes back here.
+        finally:
+            await parts.residency.close()
+            await parts.engine.stop()
 
 
 async def _answer_error(_request: Request, error: Exception) -> Response:

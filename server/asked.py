@@ -6,6 +6,7 @@ Knows which fields are a client's to set, and nothing of what vLLM makes of the 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -60,6 +61,8 @@ class Asked:
     """The adapter's name as the client wrote it; None asks the base."""
     fields: Mapping[str, Any]
     """The rest of the body, free of `adapter` and `model` and of what is not a client's to set."""
+    sticky: str
+    """Who asks, where an alias is split: the caller's `user`, or else this very request."""
 
     @classmethod
     def parse(cls, body: bytes, *, base_name: str) -> "Asked":
@@ -76,7 +79,8 @@ class Asked:
             raise BadRequestError(
                 "adapter and model name different adapters: send one of them.", code="conflicting_names", param="model"
             )
-        return cls(adapter or model, _client_fields(fields))
+        client_fields = _client_fields(fields)
+        return cls(adapter or model, client_fields, _user(client_fields) or sha256(body).hexdigest())
 
     def body(self, **ours: str | bool) -> bytes:
         """The body for the engine's app: the client's fields and ours."""
@@ -110,6 +114,13 @@ def _name(value: object, param: str) -> str | None:
             f'{param} must be a name such as "support" or "support@3".', code="invalid_adapter_name", param=param
         )
     return value
+
+
+def _user(fields: Mapping[str, Any]) -> str | None:
+    metadata = fields.get("metadata")
+    user_id = metadata.get("user_id") if isinstance(metadata, Mapping) else None  # as Anthropic's clients send it
+    said = (fields.get("user"), fields.get("safety_identifier"), user_id)
+    return next((user for user in said if isinstance(user, str) and user), None)
 
 
 def _client_fields(fields: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,15 @@
 """Who calls: from a request's headers to a Caller of the registry's. What a caller may do, the registry decides."""
 
+import re
+from dataclasses import replace
+
 from starlette.datastructures import Headers
 
 from adapters import Caller, ForbiddenError, KeyRejectedError, Registry, Scope
+from server.errors import BadRequestError
 from server.threads import Threads
+
+IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 async def authenticate(registry: Registry, threads: Threads, headers: Headers) -> Caller:
@@ -17,6 +23,22 @@ async def authenticate(registry: Registry, threads: Threads, headers: Headers) -
         raise KeyRejectedError("Send an API key: Authorization: Bearer lk-…", code="missing_api_key")
     only = secrets.pop() if len(secrets) == 1 else ""  # which the registry refuses, as any other wrong key
     return await threads.read(registry.keys.authenticate, only)
+
+
+def of_request(caller: Caller, headers: Headers, request_id: str) -> Caller:
+    """`caller` with what belongs to this one call: its `Idempotency-Key`, if it has one, and its id.
+
+    Raises:
+        BadRequestError: `invalid_idempotency_key`.
+    """
+    keys = headers.getlist("idempotency-key")
+    if keys and not (len(keys) == 1 and IDEMPOTENCY_KEY.fullmatch(keys[0])):  # now, not after an upload's last byte
+        raise BadRequestError(
+            "Idempotency-Key is 1 to 255 printable ASCII characters.",
+            code="invalid_idempotency_key",
+            param="idempotency-key",
+        )
+    return replace(caller, idempotency_key=keys[0] if keys else None, request_id=request_id)
 
 
 def require(caller: Caller, *scopes: Scope) -> Caller:

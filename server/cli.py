@@ -5,7 +5,7 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from time import monotonic
 from typing import Annotated
@@ -21,6 +21,7 @@ from server.engine.protocol import Engine, EngineError, Health
 from server.errors import SettingsError
 from server.secret import read_or_make_secret
 from server.settings import ServerSettings
+from server.single import only_server
 
 WATCH_SECONDS = 0.5
 ENGINE_FAILED = 1
@@ -33,7 +34,8 @@ app = typer.Typer(add_completion=False)
 @app.callback(invoke_without_command=True)
 def serve(
     base: Annotated[
-        str | None, typer.Option(help="The base: a name or fingerprint in the registry, or a path.")
+        str | None,
+        typer.Option(help="The base: a name, fingerprint or path in the registry, or a whole model: acme/model@2."),
     ] = None,
     host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="The port to listen on.")] = None,
@@ -57,10 +59,10 @@ def serve(
         registry_settings = RegistrySettings()
         with _step(f"registry at {registry_settings.home}"):
             registry = registry_settings.open()
-        with registry:
+        with registry, _alone(registry_settings), ExitStack() as held:
             _refuse_open_door(settings, registry)
             with _step(f"base {settings.base}"):
-                found = registry.bases.find(settings.base)
+                found = held.enter_context(registry.hold_base(Caller.operator(), settings.base))
             secret = read_or_make_secret(registry_settings.home.expanduser())
             with _step("vLLM's modules"):
                 engine = _build_engine(settings, found, settings.rank_step(registry.limits.max_rank))
@@ -185,6 +187,12 @@ def _listening(settings: ServerSettings) -> Iterator[socket.socket]:
                 f"can't listen on {settings.host} port {settings.port}: {error.strerror}", code="port_unavailable"
             ) from error
         yield listener
+
+
+def _alone(settings: RegistrySettings) -> AbstractContextManager[None]:
+    """Several servers may share a PostgreSQL, but not a file."""
+    is_shared = (settings.database_url or "").startswith("postgresql")
+    return nullcontext() if is_shared else only_server(settings.home.expanduser())
 
 
 def _refuse_open_door(settings: ServerSettings, registry: Registry) -> None:

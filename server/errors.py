@@ -10,6 +10,7 @@
         ├── BodyTooLargeError       more bytes than this route takes
         ├── MediaTypeError          not JSON, or encoded
         ├── UploadInProgressError   this tenant's last upload, or as many as there may be, are still coming in
+        ├── RateLimitedError        this tenant has used what it may, for now
         ├── AdapterLoadingError     the adapter found no room, or was not loaded, in time
         ├── NotReadyError           the engine is not up yet, or no more
         └── SettingsError           the server can't start like this
@@ -87,6 +88,16 @@ class UploadInProgressError(ServerError):
     code = "upload_in_progress"
 
 
+class RateLimitedError(ServerError):
+    """This tenant has used what it may, for now: `headers` say how much that is, and when to come back."""
+
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, code: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, code=code)
+        self.headers = headers or {}
+
+
 class AdapterLoadingError(ServerError):
     """The adapter found no room, or was not loaded, in the time a request waits."""
 
@@ -123,6 +134,7 @@ STATUSES: Mapping[type[Exception], int] = {
     BodyTooLargeError: 413,
     MediaTypeError: 415,
     UploadInProgressError: 429,
+    RateLimitedError: 429,
     AdapterLoadingError: 503,
     NotReadyError: 503,
     SettingsError: 500,
@@ -133,8 +145,17 @@ STATUSES: Mapping[type[Exception], int] = {
 }
 """error → HTTP status. Complete: a test walks the trees."""
 
-STATUSES_BY_CODE: Mapping[str, int] = {"version_conflict": 412}
-"""Where one error means two things over HTTP: a failed `If-Match` is 412, other conflicts are 409."""
+STATUSES_BY_CODE: Mapping[str, int] = {
+    "version_conflict": 412,  # a failed `If-Match`; other conflicts are 409
+    "idempotency_key_reuse": 422,
+    "offset_mismatch": 416,
+    "upload_damaged": 410,  # what came is lost: it has to be begun anew, and not in two seconds
+    "insufficient_storage": 507,  # not before somebody makes room: nothing to come back for in two seconds
+}
+"""Where one error means two things over HTTP."""
+
+QUERY_CODES: Mapping[str, str] = {"limit": "invalid_limit", "after": "invalid_cursor", "before": "invalid_cursor"}
+"""field of a query → the code, where it is not `invalid_request`: the registry's own, for what it never gets to see."""
 
 ENGINE_SENTENCES: Mapping[type[EngineError], tuple[str, str]] = {
     EngineError: ("engine_unavailable", "The engine failed to answer."),
@@ -170,11 +191,12 @@ def status_of(error: Exception) -> int:
 def error_response(error: Exception) -> JSONResponse:
     """The whole answer for any exception."""
     status, body = error_answer(error)
-    return JSONResponse(body, status, HEADERS.get(status))
+    own = error.headers if isinstance(error, RateLimitedError) else {}
+    return JSONResponse(body, status, {**HEADERS.get(status, {}), **own})
 
 
 def error_answer(error: Exception) -> tuple[int, dict[str, object]]:
-    """The status and, in OpenAI's shape, the body for any exception."""
+    """The status and, in OpenAI's shape, the body for any exception; a refused upload's has all `problems` besides."""
     status = status_of(error)
     match error:
         case LorikeetError():
@@ -184,13 +206,16 @@ def error_answer(error: Exception) -> tuple[int, dict[str, object]]:
             param = None
         case _:
             code, message, param = "internal_error", "Something went wrong inside the server.", None
+    if isinstance(error, RefusedError):
+        problems = [{"code": problem.code, "message": problem.message} for problem in error.problems]
+        return status, error_body(status, code, message, param, problems=problems)
     return status, error_body(status, code, message, param)
 
 
-def error_body(status: int, code: str, message: str, param: str | None = None) -> dict[str, object]:
-    """`{"error": {"message", "type", "param", "code"}}`."""
+def error_body(status: int, code: str, message: str, param: str | None = None, **more: object) -> dict[str, object]:
+    """`{"error": {"message", "type", "param", "code"}}`, and in it what there is `more` to say."""
     default = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-    return {"error": {"message": message, "type": TYPES.get(status, default), "param": param, "code": code}}
+    return {"error": {"message": message, "type": TYPES.get(status, default), "param": param, "code": code, **more}}
 
 
 def from_framework(error: Exception) -> Exception:
@@ -215,5 +240,7 @@ def _from_validation(error: RequestValidationError) -> BadRequestError:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return BadRequestError("The body is not JSON.", code="invalid_json")
-    place = ".".join(str(part) for part in first["loc"][1:])
-    return BadRequestError(f"{place or 'the body'}: {first['msg']}.", param=place or None)
+    source, *path = map(str, first["loc"])
+    place = ".".join(path)
+    message = f"{place or 'The body'}: {first['msg'].removeprefix('Value error, ')}."
+    return BadRequestError(message, code=QUERY_CODES.get(place) if source == "query" else None, param=place or None)

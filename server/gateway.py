@@ -13,7 +13,7 @@ from http import HTTPMethod
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from adapters import Caller, Registry, Target
+from adapters import Base, Caller, Registry, Target
 from adapters import Scope as KeyScope
 from server.answer import Answer
 from server.asked import Asked, read_body
@@ -29,8 +29,10 @@ from server.engine.protocol import (
 )
 from server.errors import MethodNotAllowedError, NotReadyError
 from server.leasing import Leases, labels_of
+from server.ledger import Ledger
 from server.metering import BASE, Outcome, metered
 from server.metrics import Labels, Metrics
+from server.quotas import Quotas
 from server.threads import Threads
 
 RESPONSES_PATH = "/v1/responses"
@@ -51,13 +53,26 @@ class Gateway:
     """An ASGI app for PATHS."""
 
     def __init__(
-        self, registry: Registry, threads: Threads, engine: Engine, leases: Leases, metrics: Metrics, *, secret: bytes
+        self,
+        registry: Registry,
+        threads: Threads,
+        engine: Engine,
+        leases: Leases,
+        metrics: Metrics,
+        quotas: Quotas,
+        ledger: Ledger,
+        *,
+        base: Base,
+        secret: bytes,
     ) -> None:
+        self._base = base
         self._registry = registry
         self._threads = threads
         self._engine = engine
         self._leases = leases
         self._metrics = metrics
+        self._quotas = quotas
+        self._ledger = ledger
         self._secret = secret
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,7 +83,11 @@ class Gateway:
             raise MethodNotAllowedError("This path takes POST.")
         caller = require(await authenticate(self._registry, self._threads, headers), KeyScope.INFER)
 
-        with metered(self._metrics, caller.tenant or "") as meter:
+        # May its tenant ask now? A refusal costs no more than this, whatever the body holds.
+        await self._ledger.learn(caller)
+        with metered(self._metrics, caller.tenant or "") as meter, self._quotas.admitted(caller) as admission:
+            meter.take, meter.book = admission.take, self._ledger.book(caller)
+
             # What is asked, and of whom?
             body = await read_body(receive, headers)
             asked = await self._threads.compute(partial(Asked.parse, base_name=self._engine.info.base_name), body)
@@ -76,17 +95,16 @@ class Gateway:
 
             async with Client(receive) as client, AsyncExitStack() as held:
                 # The version that the name means now, and a hold on it until the answer ends.
-                target, adapter = None, None
                 with client.patience():
-                    if asked.name is not None:
-                        target, adapter = await self._hold(caller, asked.name, held)
+                    target, adapter = await self._hold(caller, asked, held)
                 if client.is_gone:
                     meter.outcome = Outcome.CLIENT_GONE
                     return
 
                 # The engine's own app answers, with our word on what is not a client's to set.
-                meter.labels = labels_of(target) if target else Labels(caller.tenant or "", BASE, "")
-                answer = Answer(scope, send, client, self._engine, adapter=target.label if target else None)
+                meter.labels = _labels(caller, target)
+                label = target.label if target else None
+                answer = Answer(scope, send, client, self._engine, adapter=label, headers=admission.headers)
                 inner_body = asked.body(**self._ours(scope["path"], caller))
                 token = REQUEST.set(RequestContext(adapter, on_usage=meter.on_usage))
                 try:
@@ -95,14 +113,34 @@ class Gateway:
                     REQUEST.reset(token)
                 meter.outcome = answer.outcome
 
-    async def _hold(self, caller: Caller, name: str, held: AsyncExitStack) -> tuple[Target, LoadedAdapter]:
-        target = await self._threads.read(self._registry.resolve, caller, name)
+    async def _hold(
+        self, caller: Caller, asked: Asked, held: AsyncExitStack
+    ) -> tuple[Target | None, LoadedAdapter | None]:
+        """The version that answers, and its adapter, held: none if it is the base. Neither, if that is nobody's own."""
+        name = asked.name or self._base.version
+        if name is None:
+            return None, None
+        target = await self._threads.read(self._registry.resolve, caller, name, asked.sticky)
+        if target.label == self._base.version:
+            return target, None
+        await self._require_base(target)
         try:
             return target, await held.enter_async_context(self._leases.lease(target))
         except AdapterRejectedError:
             # If the probe refused it, it is rejected from now on: the 404 of any name that means nothing.
-            await self._threads.read(self._registry.resolve, caller, name)
+            await self._threads.read(self._registry.resolve, caller, name, asked.sticky)
             raise
+
+    async def _require_base(self, target: Target) -> None:
+        """An adapter on a model that is a version answers as long as its owner may ask that model.
+
+        Raises:
+            NotFoundError: the model was retired, or the grant taken back.
+        """
+        version = self._base.version
+        if version is not None and target.base_fingerprint == self._base.fingerprint:
+            owner = Caller(target.tenant, frozenset({KeyScope.INFER}), name="an adapter's owner")
+            await self._threads.read(self._registry.resolve, owner, version)
 
     def _check_engine(self) -> None:
         if self._engine.health() in {Health.STARTING, Health.DEAD}:
@@ -116,6 +154,15 @@ class Gateway:
     def _salt(self, caller: Caller) -> str:
         """What keeps tenants apart in the prefix cache: unguessable, the same for all of a tenant's requests."""
         return hmac.new(self._secret, (caller.tenant or "").encode(), sha256).hexdigest()
+
+
+def _labels(caller: Caller, target: Target | None) -> Labels:
+    """Whose numbers these are: the caller's, also where it asks what another tenant has granted."""
+    tenant = caller.tenant or ""
+    if target is None:
+        return Labels(tenant, BASE, "")
+    labels = labels_of(target)
+    return labels if tenant == labels.tenant else Labels(tenant, f"{labels.tenant}/{labels.adapter}", labels.version)
 
 
 def _inner_scope(scope: Scope, body: bytes) -> Scope:

@@ -3,10 +3,11 @@
 Counts each request exactly once, however it ends.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from time import monotonic
+from typing import Protocol
 
 from server.engine.protocol import Usage
 from server.errors import status_of
@@ -30,12 +31,27 @@ class Outcome(StrEnum):
         return cls.OK if status < 400 else cls.REFUSED if status < 500 else cls.FAILED  # noqa: PLR2004  — HTTP's classes
 
 
+class Book(Protocol):
+    """Where what a request used is written down, besides the metrics: the same numbers."""
+
+    def used(self, labels: Labels, prompt_tokens: int, completion_tokens: int) -> None:
+        """So many tokens more."""
+        ...
+
+    def ended(self, labels: Labels, *, has_failed: bool) -> None:
+        """One request, answered with an error or not."""
+        ...
+
+
 class Meter:
-    """One request's. `labels` and `outcome` are set as they become known."""
+    """One request's. `labels` and `outcome` are set as they become known, `book` and `take` once it is let in."""
 
     def __init__(self, metrics: Metrics, labels: Labels) -> None:
         self.outcome = Outcome.FAILED
         self.labels = labels
+        self.book: Book | None = None
+        self.take: Callable[[int], None] | None = None
+        """Told of all tokens, as they pass."""
         self._metrics = metrics
         self._began = monotonic()
         self._has_answered = False
@@ -45,11 +61,15 @@ class Meter:
         """Count what `usage` adds to what this generate call had used before."""
         before = self._usage.get(call_id, Usage(0, 0))
         self._usage[call_id] = usage
+        prompt_tokens = max(0, usage.prompt_tokens - before.prompt_tokens)
+        completion_tokens = max(0, usage.completion_tokens - before.completion_tokens)
         labels = self._metrics.bounded(self.labels)
-        self._metrics.tokens.labels(*labels, "prompt").inc(max(0, usage.prompt_tokens - before.prompt_tokens))
-        self._metrics.tokens.labels(*labels, "completion").inc(
-            max(0, usage.completion_tokens - before.completion_tokens)
-        )
+        self._metrics.tokens.labels(*labels, "prompt").inc(prompt_tokens)
+        self._metrics.tokens.labels(*labels, "completion").inc(completion_tokens)
+        if self.take is not None:
+            self.take(prompt_tokens + completion_tokens)
+        if self.book is not None:
+            self.book.used(self.labels, prompt_tokens, completion_tokens)
         if usage.completion_tokens and not self._has_answered:
             self._has_answered = True
             self._metrics.first_token_seconds.labels(labels.tenant, labels.adapter).observe(monotonic() - self._began)
@@ -59,6 +79,8 @@ class Meter:
         labels = self._metrics.bounded(self.labels)
         self._metrics.requests.labels(*labels, self.outcome.value).inc()
         self._metrics.request_seconds.labels(labels.tenant, labels.adapter).observe(monotonic() - self._began)
+        if self.book is not None:
+            self.book.ended(self.labels, has_failed=self.outcome in {Outcome.REFUSED, Outcome.FAILED})
 
 
 @contextmanager

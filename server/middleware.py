@@ -1,6 +1,6 @@
 """What wraps every request: an id, a cap on the body, and an answer for whatever was raised.
 
-Plain ASGI, since BaseHTTPMiddleware hides hang-ups and gathers streams. Knows no route but the one that uploads.
+Plain ASGI, since BaseHTTPMiddleware hides hang-ups and gathers streams. Knows no route but those that upload.
 """
 
 import logging
@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.errors import BadRequestError, BodyTooLargeError, error_response, status_of
 
 UPLOAD_PATH = re.compile(r"/admin/v1/tenants/[^/]+/adapters/[^/]+/versions")
+PART_PATH = re.compile(r"/admin/v1/tenants/[^/]+/uploads/[^/]+/files/[^/]+")
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +78,11 @@ class Guard:
 class BodyCap:
     """Refuses a body as soon as it is known to be too large: by its stated length, or while it streams in."""
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_upload_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_upload_bytes: int, max_part_bytes: int) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._max_upload_bytes = max_upload_bytes
+        self._max_part_bytes = max_part_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer.
@@ -90,7 +92,7 @@ class BodyCap:
         """
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        cap = self._max_upload_bytes if UPLOAD_PATH.fullmatch(scope["path"]) else self._max_body_bytes
+        cap = self._cap(scope["path"])
         _check(_stated_length(scope), cap)
         received_bytes = 0
 
@@ -102,6 +104,11 @@ class BodyCap:
             return message
 
         return await self._app(scope, receive_capped, send)
+
+    def _cap(self, path: str) -> int:
+        if UPLOAD_PATH.fullmatch(path):
+            return self._max_upload_bytes
+        return self._max_part_bytes if PART_PATH.fullmatch(path) else self._max_body_bytes
 
 
 def _stated_length(scope: Scope) -> int:

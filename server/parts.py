@@ -11,9 +11,10 @@ from fastapi import Depends, Request
 
 from adapters import Base, Caller, Registry, Scope
 from server.admission import Uploads
-from server.callers import authenticate, require
+from server.callers import authenticate, of_request, require
 from server.engine.protocol import Engine
 from server.leasing import Leases
+from server.ledger import Ledger
 from server.metrics import Metrics
 from server.residency import Residency
 from server.threads import Threads
@@ -31,6 +32,7 @@ class Parts:
     metrics: Metrics
     threads: Threads
     uploads: Uploads
+    ledger: Ledger
 
 
 def _parts(request: Request) -> Parts:
@@ -43,7 +45,8 @@ PartsDep = Annotated[Parts, Depends(_parts)]
 
 async def _caller(request: Request, parts: PartsDep) -> Caller:
     known: Caller | None = getattr(request.state, "caller", None)  # who came in by the admin's door is known
-    return known or await authenticate(parts.registry, parts.threads, request.headers)
+    caller = known or await authenticate(parts.registry, parts.threads, request.headers)
+    return of_request(caller, request.headers, request.state.request_id)
 
 
 CallerDep = Annotated[Caller, Depends(_caller)]

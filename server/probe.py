@@ -38,9 +38,9 @@ async def judge(engine: Engine, adapter: LoadedAdapter) -> ProbeVerdict:
     return ProbeVerdict(is_accepted=True, warnings=("adapter_is_noop",) if _are_equal(sample, base) else ())
 
 
-def require_rank(engine: Engine, rank: int) -> None:
+def require_rank(engine: Engine, rank: int | None) -> None:
     """Raises ConflictError `rank_unserved`: nothing is wrong with the adapter, the engine was started for less."""
-    if rank > engine.info.max_rank:
+    if rank is not None and rank > engine.info.max_rank:
         raise ConflictError(
             f"The adapter has rank {rank}, and this server was started for ranks up to {engine.info.max_rank}.",
             code="rank_unserved",

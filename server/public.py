@@ -3,24 +3,30 @@
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from adapters import Adapter
+from adapters import Adapter, Caller, GrantedAdapter, NotFoundError
 from server.engine.protocol import Health
 from server.errors import NotReadyError
-from server.parts import AskerDep, PartsDep, PlatformDep
+from server.parts import AskerDep, Parts, PartsDep, PlatformDep
 
 router = APIRouter()
+LISTED = 1000
+"""As many as the registry gives in one page."""
 
 
 @router.get("/v1/models")
 async def models(caller: AskerDep, parts: PartsDep) -> dict[str, object]:
-    """The base, and the caller's own adapters that have a live version: each `id` works as `model`, and stands once."""
-    adapters = await parts.threads.read(parts.registry.adapters.list, caller, caller.tenant or "")
-    base_name = parts.engine.info.base_name
-    base = _model(base_name, int(parts.base.created_at.timestamp()), "lorikeet")
-    own = [
-        _adapter(adapter, base_name) for adapter in adapters if adapter.live is not None and adapter.name != base_name
-    ]
-    return {"object": "list", "data": [base, *own]}
+    """The base, and the adapters with a live version that the caller may ask: each `id` works as `model`.
+
+    Its own by their names, and those that others granted to its tenant as `owner/name`: the first 1,000 of either.
+    """
+    own = await parts.threads.read(parts.registry.adapters.list, caller, caller.tenant or "", limit=LISTED)
+    granted = await parts.threads.read(parts.registry.adapters.granted, caller, limit=LISTED)
+    base = await _base(caller, parts)
+    parent = base and base["id"]
+    live = [_adapter(one.name, one, parent) | {"version": one.live_version} for one in own if one.live is not None]
+    live += [_adapter(one.label, one, parent) for one in granted if one.is_live]
+    others = [model for model in live if model["id"] != parent]  # each stands once
+    return {"object": "list", "data": [*([base] if base else []), *others]}
 
 
 @router.get("/healthz")
@@ -45,9 +51,18 @@ async def metrics(_caller: PlatformDep, parts: PartsDep) -> Response:
     return Response(parts.metrics.page(), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
-def _adapter(adapter: Adapter, base_name: str) -> dict[str, object]:
-    created = int(adapter.created_at.timestamp())
-    return _model(adapter.name, created, adapter.tenant) | {"parent": base_name, "version": adapter.live}
+async def _base(caller: Caller, parts: Parts) -> dict[str, object] | None:
+    """None for a base that is a version of somebody's, whose name the caller may not know."""
+    if parts.base.version is not None:
+        try:
+            await parts.threads.read(parts.registry.resolve, caller, parts.base.version)
+        except NotFoundError:
+            return None
+    return _model(parts.engine.info.base_name, int(parts.base.created_at.timestamp()), "lorikeet")
+
+
+def _adapter(name: str, adapter: Adapter | GrantedAdapter, parent: object) -> dict[str, object]:
+    return _model(name, int(adapter.created_at.timestamp()), adapter.tenant) | {"parent": parent}
 
 
 def _model(name: str, created: int, owner: str) -> dict[str, object]:

@@ -24,7 +24,7 @@ class ServerSettings(BaseSettings):
     port: int = Field(default=8000, ge=1, le=65535)
     """The port to listen on."""
     base: str = "smollm2-135m-instruct"
-    """The base to serve: a name, fingerprint or path that the registry knows."""
+    """The base to serve: a name, fingerprint or path that the registry knows, or a `merged` or `full` version."""
     max_loras: PositiveInt = 8
     """Adapters that one batch can mix (the engine's slots)."""
     max_cpu_loras: PositiveInt = 64
@@ -43,6 +43,8 @@ class ServerSettings(BaseSettings):
     """The largest request body, save uploads: the registry says how large those may be."""
     load_timeout_seconds: PositiveFloat = 30.0
     """How long a request waits for its adapter before it is told to come back (503)."""
+    ledger_seconds: float = Field(default=5.0, gt=0, le=60)
+    """How often what was used is written down: a crash loses what was used since, at most."""
     drain_seconds: PositiveInt = 30
     """How long running requests may still take after a stop was asked for."""
 

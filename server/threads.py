@@ -15,6 +15,8 @@ WRITING: Final = 4
 """One writes, the others wait for its lock: more threads would only wait as well."""
 PUBLISHING: Final = 2
 """Uploads that the gate works on at once."""
+RECEIVING: Final = 8
+"""Uploads in parts that come in at once: each has a thread, which waits for its client's next bytes."""
 COMPUTING: Final = 2
 
 SMALL_BYTES: Final = 64 << 10
@@ -31,6 +33,7 @@ class Threads:
         self._reading = CapacityLimiter(READING)
         self._writing = CapacityLimiter(WRITING)
         self._publishing = CapacityLimiter(PUBLISHING)
+        self._receiving = CapacityLimiter(RECEIVING)
         self._computing = CapacityLimiter(COMPUTING)
 
     async def read(self, look: Callable[Arguments, Value], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Value:
@@ -48,6 +51,12 @@ class Threads:
     ) -> Value:
         """The gate's work on an upload: seconds, and it waits for the engine."""
         return await to_thread.run_sync(partial(publish, *args, **kwargs), limiter=self._publishing)
+
+    async def receive(
+        self, append: Callable[Arguments, Value], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Value:
+        """What writes a body to the disk as it comes in: as long as the client takes."""
+        return await to_thread.run_sync(partial(append, *args, **kwargs), limiter=self._receiving)
 
     async def compute(self, work: Callable[[bytes], Value], body: bytes) -> Value:
         """`work(body)`: on the spot for a small body, in a thread for a large one."""

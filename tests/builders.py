@@ -4,7 +4,11 @@
     folder = make_adapter_folder(tmp_path / "a", base, rank=8)
     registry.versions.publish(operator, "acme", "support", folder_members(folder), base=base.fingerprint)
 
-To make a broken one, change what `adapter_config` and `adapter_tensors` return and hand it to `write_adapter`.
+To make a broken one, change what `adapter_config` and `adapter_tensors` return and hand it to `write_adapter`. Whole
+models likewise, with the gate's view of the base that they were made from:
+
+    base = make_base_of(make_model_folder(tmp_path / "base"))
+    folder = make_model_folder(tmp_path / "full", seed=1)    # `model_documents`, `model_tensors` and `write_model`
 """
 
 import hashlib
@@ -18,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters import Base, Module
+from adapters import Base, Module, Registry, fingerprint_base
 
 
 @dataclass(frozen=True)
@@ -172,4 +176,164 @@ def make_base_folder(path: Path, *, seed: int = 0, shards: int = 1, template: st
     (path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     if template is not None:
         (path / "chat_template.jinja").write_text(template)
+    return path
+
+
+def folder_of(registry: Registry, digest: str) -> Path:
+    """Where a version's files lie, once nobody holds them any more."""
+    with registry.hold(digest) as folder:
+        return folder
+
+
+def make_model_folder(
+    path: Path,
+    *,
+    seed: int = 0,
+    dtype: str = "F32",
+    shards: int = 1,
+    vocabulary: int = 8,
+    is_tied: bool = False,
+    template: str | None = "{{ messages }}",
+    config: Mapping[str, Any] | None = None,
+) -> Path:
+    """A whole Llama-shaped checkpoint. Without `seed`, all have the same weights; `config` is laid over config.json."""
+    documents = model_documents(vocabulary=vocabulary, is_tied=is_tied, template=template)
+    documents["config.json"] |= config or {}
+    tensors = model_tensors(seed=seed, dtype=dtype, vocabulary=vocabulary, is_tied=is_tied)
+    return write_model(path, documents, tensors, shards=shards, template=template)
+
+
+def make_base_of(folder: Path, name: str = "tiny") -> Base:
+    """A checkpoint as a base that the registry knows, without its table of modules."""
+    identity = fingerprint_base(folder)
+    return Base(
+        name=name,
+        fingerprint=identity.fingerprint,
+        path=str(folder),
+        modules={},
+        chat_template_digest=identity.chat_template_digest,
+        parameter_count=identity.parameter_count,
+        size_bytes=identity.size_bytes,
+        created_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        tensors=identity.tensors,
+        config=identity.config,
+    )
+
+
+def model_documents(
+    *, vocabulary: int = 8, is_tied: bool = False, template: str | None = "{{ messages }}"
+) -> dict[str, dict[str, Any]]:
+    """A checkpoint's JSON files by name, but for an index."""
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "bos_token_id": 0,
+        "dtype": "float32",
+        "eos_token_id": 1,
+        "hidden_act": "silu",
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "max_position_embeddings": 64,
+        "model_type": "llama",
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "num_key_value_heads": 1,
+        "rms_norm_eps": 1e-06,
+        "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
+        "tie_word_embeddings": is_tied,
+        "transformers_version": "5.19.0",
+        "use_cache": True,
+        "vocab_size": vocabulary,
+    }
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    tokenizer = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": 0, "content": "<s>", **special}, {"id": 1, "content": "</s>", **special}],
+        "normalizer": {"type": "Prepend", "prepend": "_"},
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": "a+"}, "behavior": "Isolated", "invert": False},
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+            ],
+        },
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}},
+        },
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {"<s>": 0, "</s>": 1, "a": 2, "b": 3, "ab": 4},
+            "merges": [["a", "b"]],
+        },
+    }
+    tokenizer_config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    if template is not None:
+        tokenizer_config["chat_template"] = template
+    return {
+        "config.json": config,
+        "generation_config.json": {"eos_token_id": [1], "temperature": 0.7, "transformers_version": "5.19.0"},
+        "tokenizer.json": tokenizer,
+        "tokenizer_config.json": tokenizer_config,
+    }
+
+
+def model_tensors(*, seed: int = 0, dtype: str = "F32", vocabulary: int = 8, is_tied: bool = False) -> Tensors:
+    """The tensors that fit the config of `model_documents`."""
+    layer = "model.layers.0"
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (vocabulary, 8),
+        f"{layer}.self_attn.q_proj.weight": (8, 8),
+        f"{layer}.self_attn.k_proj.weight": (4, 8),
+        f"{layer}.self_attn.v_proj.weight": (4, 8),
+        f"{layer}.self_attn.o_proj.weight": (8, 8),
+        f"{layer}.mlp.gate_proj.weight": (16, 8),
+        f"{layer}.mlp.up_proj.weight": (16, 8),
+        f"{layer}.mlp.down_proj.weight": (8, 16),
+        f"{layer}.input_layernorm.weight": (8,),
+        f"{layer}.post_attention_layernorm.weight": (8,),
+        "model.norm.weight": (8,),
+        "lm_head.weight": (vocabulary, 8),
+    }
+    if is_tied:
+        del shapes["lm_head.weight"]
+    random = np.random.default_rng(seed)
+    return {name: Tensor.of(random.normal(0, 0.1, shape), dtype) for name, shape in shapes.items()}
+
+
+def write_model(
+    path: Path,
+    documents: Mapping[str, Mapping[str, Any]],
+    tensors: Mapping[str, Tensor],
+    *,
+    shards: int = 1,
+    template: str | None = None,
+) -> Path:
+    """A checkpoint's folder; `template` is written as a file of its own, too."""
+    path.mkdir(parents=True)
+    for name, document in documents.items():
+        (path / name).write_text(json.dumps(document))
+    if template is not None:
+        (path / "chat_template.jinja").write_text(template)
+    names = list(tensors)
+    files = [f"model-{n:05}-of-{shards:05}.safetensors" for n in range(1, shards + 1)]
+    if shards == 1:
+        files = ["model.safetensors"]
+    else:
+        index = {"metadata": {}, "weight_map": {name: files[n % shards] for n, name in enumerate(names)}}
+        (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    for n, file in enumerate(files):
+        part = {name: tensors[name] for name in names[n::shards]}
+        (path / file).write_bytes(safetensors_bytes(part))
     return path

@@ -46,11 +46,11 @@ def prepare_base(
     name = name or _name_of(source)
     folder = _checkpoint(source, home / "bases" / DEFAULT_NAME, narrator)
 
-    # Its identity. One that the registry has under this name and at this place needs nothing more.
+    # Its identity. One that the registry has under this name, at this place and with its tensors needs nothing more.
     with narrator.step(f"fingerprinting {folder}"):
         identity = fingerprint_base(folder)
     known = _find(registry, identity)
-    if known and (known.name, known.path) == (name, str(folder)):
+    if known and known.tensors and (known.name, known.path) == (name, str(folder)):
         narrator.say(f"already prepared: {name}")
         return Prepared(known, is_new=False)
 
@@ -68,6 +68,8 @@ def prepare_base(
         parameter_count=identity.parameter_count,
         size_bytes=identity.size_bytes,
         created_at=datetime.now(UTC),
+        tensors=identity.tensors,
+        config=identity.config,
     )
     return Prepared(registry.bases.add(Caller.operator(), base), is_new=True)
 
@@ -82,7 +84,7 @@ def _name_of(source: str | None) -> str:
 
 def _find(registry: Registry, identity: BaseFingerprint) -> Base | None:
     try:
-        return registry.bases.find(identity.fingerprint)
+        return registry.bases.find(Caller.operator(), identity.fingerprint)
     except NotFoundError:
         return None
 

@@ -44,20 +44,24 @@ class Plan:
     folder: Path
 
 
-def make_plan(job_path: Path, job: TrainJob, *, registry: Registry, home: Path) -> Plan:
-    """Check the job against what there is.
+def base_reference(job_path: Path, job: TrainJob) -> str:
+    """The job's base as the registry knows it: a folder is meant from where the job is."""
+    folder = job_path.absolute().parent / job.base
+    return str(folder.resolve()) if "/" in job.base and folder.is_dir() else job.base
+
+
+def make_plan(job_path: Path, job: TrainJob, *, base: Base, max_rank: int, home: Path) -> Plan:
+    """Check the job against what there is. `base` must be held for as long as the plan is carried out.
 
     Raises:
-        JobError: a rank above the registry's, or modules that the base does not have.
+        JobError: a rank above `max_rank`, or modules that the base does not have.
         DatasetError: missing or broken data.
-        NotFoundError: the registry has no such base. BaseError: it has, but its files are gone.
+        BaseError: the base's files are gone.
     """
     beside_job = job_path.absolute().parent
-    is_folder = (beside_job / job.base).is_dir() and "/" in job.base
-    base = registry.bases.find(str((beside_job / job.base).resolve()) if is_folder else job.base)
     if not Path(base.path).is_dir():
         raise BaseError(f"The files of the base '{base.name}' are gone: run `lorikeet base` again.")
-    _require_fit(job, base, registry.limits.max_rank)
+    _require_fit(job, base, max_rank)
     dataset = read_chat(beside_job / job.data)
     digest = _digest(job, dataset, base)
     default = home / "runs" / f"{job_path.stem}-{digest.removeprefix('sha256:')[:DIGEST_CHARACTERS]}"

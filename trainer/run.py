@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from adapters import Caller, Published, Registry, folder_members
+from adapters import Base, Caller, Published, Registry, folder_members
 from trainer.plan import Destination, Plan
 from trainer.progress import Narrator
 from trainer.run_folder import RunFolder, RunRecord
@@ -46,8 +46,10 @@ def publish(plan: Plan, finished: Run, destination: Destination, registry: Regis
         destination.adapter,
         folder_members(finished.folder.adapter),
         base=plan.base.fingerprint,
+        parents=_parents(plan.base, destination),
         origin={
             "method": plan.job.method,
+            "base": plan.base.name,
             "run": finished.folder.path.name,
             "run_digest": record.digest,
             "dataset_fingerprint": record.dataset_fingerprint,
@@ -58,6 +60,12 @@ def publish(plan: Plan, finished: Run, destination: Destination, registry: Regis
             "final_loss": record.final_loss,
         },
     )
+
+
+def _parents(base: Base, destination: Destination) -> tuple[str, ...]:
+    """The model that it was trained on, if that is a version of the same tenant; the origin names any other."""
+    is_own = base.version is not None and base.version.startswith(f"{destination.tenant}/")
+    return (base.version,) if base.version is not None and is_own else ()
 
 
 def _train(plan: Plan, folder: RunFolder, narrator: Narrator) -> RunRecord:

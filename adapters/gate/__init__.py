@@ -1,5 +1,6 @@
 """The gate: what a stranger uploads becomes an adapter that can hurt nobody, or a refusal that says why."""
 
 from adapters.gate.admit import Admitted, admit
+from adapters.gate.checkpoint import admit_model
 
-__all__ = ["Admitted", "admit"]
+__all__ = ["Admitted", "admit", "admit_model"]

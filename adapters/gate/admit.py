@@ -7,12 +7,13 @@ from typing import Final
 
 from adapters.digests import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE, digest_folder
 from adapters.gate.canonical import write_config, write_weights
-from adapters.gate.config import read_config
-from adapters.gate.modules import match_modules
+from adapters.gate.config import LoraConfig, read_config
+from adapters.gate.modules import Pair, match_modules
 from adapters.gate.receive import receive
 from adapters.gate.values import check_values
 from adapters.gate.weights import read_tensors
 from adapters.limits import Limits
+from adapters.refusals import Faults
 from adapters.upload.members import Member
 from adapters.values import Base, Kind, Manifest
 
@@ -32,25 +33,26 @@ class Admitted:
 def admit(members: Iterable[Member], staged: Path, base: Base, limits: Limits) -> Admitted:
     """Judge an upload, working inside the empty folder `staged`. Memory stays at one chunk, whatever the upload's size.
 
+    Each step judges what the steps before it left whole, so that one refusal tells of all that is wrong.
+
     Raises:
-        RefusedError: with a code of `Refusal`, in the order of the steps below.
+        RefusedError: its problems' codes are of `Refusal`, in the order of the steps below.
     """
+    faults = Faults()
+
     # 1 exactly the two files, counted as they stream in
     received = staged / "received"
-    receive(members, received, max_weights_bytes=limits.max_upload_bytes)
+    receive(members, received, max_weights_bytes=limits.max_upload_bytes, faults=faults)
 
     # 2 the config: plain LoRA, literals only
-    config = read_config((received / CONFIG_FILE).read_bytes(), max_rank=limits.max_rank)
+    config = _config(received / CONFIG_FILE, base, limits, faults)
 
-    # 3 the weights' header, to the file's last byte
+    # 3 to 5 the weights
     weights = received / WEIGHTS_FILE
-    tensors = read_tensors(weights)
-
-    # 4 one A and one B for layers that this base has, in the shapes that follow
-    pairs = match_modules(tensors, config, base)
-
-    # 5 every value finite, and every product that an engine makes of them
-    is_noop = check_values(weights, pairs, scale=config.scale)
+    pairs, is_noop = _weights(weights, config, base, faults)
+    if faults or config is None:
+        raise faults.refusal()
+    config = config.settled(pair.module for pair in pairs)
 
     # 6 both files anew, from what was understood
     canonical = staged / "canonical"
@@ -71,3 +73,24 @@ def admit(members: Iterable[Member], staged: Path, base: Base, limits: Limits) -
         use_rslora=config.use_rslora,
     )
     return Admitted(canonical, manifest, warnings=(NOOP,) if is_noop else ())
+
+
+def _config(path: Path, base: Base, limits: Limits, faults: Faults) -> LoraConfig | None:
+    """None if it is not there, or does not say what a LoRA is: then `faults` does."""
+    if not path.exists():
+        return None
+    return read_config(path.read_bytes(), max_rank=limits.max_rank, base=base, faults=faults)
+
+
+def _weights(path: Path, config: LoraConfig | None, base: Base, faults: Faults) -> tuple[tuple[Pair, ...], bool]:
+    """The pairs that fit the base, and whether they change nothing."""
+    # 3 the header, to the file's last byte
+    tensors = read_tensors(path, faults=faults) if path.exists() else None
+    if tensors is None:
+        return (), True
+
+    # 4 one A and one B for layers that this base has, in the shapes that follow
+    pairs = match_modules(tensors, config, base, faults=faults)
+
+    # 5 every value finite, and every product that an engine makes of them
+    return pairs, check_values(path, pairs, config, faults=faults)

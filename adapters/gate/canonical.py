@@ -16,18 +16,25 @@ from adapters.values import Base
 
 
 def write_config(path: Path, config: LoraConfig, pairs: Iterable[Pair], base: Base) -> None:
-    """adapter_config.json with what PEFT and vLLM need to read the weights as they were meant."""
+    """adapter_config.json with what PEFT and vLLM need to read the weights as they were meant. `config` is settled.
+
+    Patterns stay patterns, which both read natively: no weight is ever multiplied, and so none is rounded.
+    """
     stated: dict[str, Any] = {
         "base_model_name_or_path": base.fingerprint,
         "bias": "none",
         "inference_mode": True,
-        "lora_alpha": int(config.alpha) if config.alpha.is_integer() else config.alpha,
+        "lora_alpha": _plain(config.alpha),
         "peft_type": "LORA",
         "r": config.rank,
         "target_modules": _targets(pairs, base),
         "task_type": "CAUSAL_LM",
         "use_rslora": config.use_rslora,
     }
+    if config.ranks:
+        stated["rank_pattern"] = {f"^{module}": rank for module, rank in config.ranks.items()}
+    if config.alphas:
+        stated["alpha_pattern"] = {f"^{module}": _plain(alpha) for module, alpha in config.alphas.items()}
     path.write_text(json.dumps(stated, indent=2, sort_keys=True) + "\n", encoding="ascii")
 
 
@@ -41,6 +48,10 @@ def write_weights(path: Path, source: Path, pairs: Iterable[Pair]) -> tuple[Entr
         for tensor in ordered:
             file.writelines(tensor.read(uploaded))
     return ordered
+
+
+def _plain(alpha: float) -> float:
+    return int(alpha) if alpha.is_integer() else alpha
 
 
 def _targets(pairs: Iterable[Pair], base: Base) -> list[str]:

@@ -1,19 +1,24 @@
-"""adapter_config.json against a list of what it may say. Invariant: nothing in it ever runs as a regular expression.
-
-PEFT writes some fifty keys, nearly all of them null. What is not listed here may stand there while it asks for nothing.
-"""
+"""adapter_config.json: what it means for a LoRA, or all that is wrong with it. Which words it may use: `allowed`."""
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, TypeGuard
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeVar
 
 from adapters.digests import CONFIG_FILE
+from adapters.gate.allowed import REQUIRED, is_module_list, is_number, is_pattern, not_allowed
+from adapters.gate.conversions import convertible_config, is_adalora
 from adapters.limits import MAX_ALPHA, MAX_SCALE
 from adapters.names import quoted
-from adapters.refusals import Refusal, refusal, refuse_any
+from adapters.refusals import Faults, Refusal
 from adapters.strict_json import parse_strictly
+from adapters.values import Base
+
+_FINGERPRINT: Final = re.compile(r"sha256:[0-9a-f]{64}")
+_LARGEST_RANK: Final = 1 << 16
+"""Beyond it nothing is computed or told with the number: a hostile one has thousands of digits."""
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,143 +30,164 @@ class LoraConfig:
     use_rslora: bool
     target_modules: frozenset[str]
     """Last names or full paths of modules, as the publisher gave them."""
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    """By full path, of modules that have one of their own (PEFT's rank_pattern)."""
+    alphas: Mapping[str, float] = field(default_factory=dict)
+    """The same (alpha_pattern)."""
 
-    @property
-    def scale(self) -> float:
+    def rank_of(self, module: str) -> int:
+        """The rank of A and B at the module of this full path."""
+        return self.ranks.get(module, self.rank)
+
+    def alpha_of(self, module: str) -> float:
+        """The module's alpha."""
+        return self.alphas.get(module, self.alpha)
+
+    def scale_of(self, module: str) -> float:
         """What B·A is multiplied with: alpha / r, or alpha / √r (https://arxiv.org/abs/2312.03732)."""
-        return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
+        return _scale(self.rank_of(module), self.alpha_of(module), use_rslora=self.use_rslora)
+
+    def settled(self, modules: Iterable[str]) -> "LoraConfig":
+        """The one way to say the same of `modules`: the largest rank and alpha, and of each module what differs."""
+        ranks = {module: self.rank_of(module) for module in modules}
+        alphas = {module: self.alpha_of(module) for module in ranks}
+        rank, alpha = max(ranks.values()), max(alphas.values())
+        return replace(
+            self,
+            rank=rank,
+            alpha=alpha,
+            ranks={module: own for module, own in ranks.items() if own != rank},
+            alphas={module: own for module, own in alphas.items() if own != alpha},
+        )
 
 
-def read_config(raw: bytes, *, max_rank: int) -> LoraConfig:
-    """What the config says.
+def read_config(raw: bytes, *, max_rank: int, base: Base, faults: Faults) -> LoraConfig | None:
+    """What the config says; None if that can't be told.
 
-    Raises:
-        RefusedError: `invalid_config`, `unsupported_config`, `invalid_rank`, `rank_too_high`, `invalid_alpha` or
-            `scale_too_large`.
+    Adds `invalid_config`, `unsupported_config`, `needs_conversion`, `base_mismatch`, `invalid_rank`, `rank_too_high`,
+    `invalid_alpha` and `scale_too_large` to `faults`.
     """
+    stated = _parse(raw, faults)
+    if stated is None:
+        return None
+    faults.add(Refusal.NEEDS_CONVERSION, convertible_config(stated))
+    faults.add(Refusal.BASE_MISMATCH, _of_another_base(stated, base))
+    if is_adalora(stated):
+        return None
+    if (peft_type := stated.get("peft_type", "LORA")) != "LORA":
+        faults.add(Refusal.UNSUPPORTED_CONFIG, [f"'peft_type' must be 'LORA', not {quoted(str(peft_type))}"])
+        return None
+
+    faults.add(Refusal.INVALID_CONFIG, (f"{CONFIG_FILE} lacks '{key}'" for key in REQUIRED if key not in stated))
+    faults.add(Refusal.UNSUPPORTED_CONFIG, not_allowed(stated))
+    return _meaning(stated, max_rank, base, faults)
+
+
+def _parse(raw: bytes, faults: Faults) -> dict[str, Any] | None:
     try:
         stated = parse_strictly(raw)
     except ValueError as error:
-        raise refusal(Refusal.INVALID_CONFIG, f"{CONFIG_FILE} can't be read: {error}.") from error
+        faults.add(Refusal.INVALID_CONFIG, [f"{CONFIG_FILE} can't be read: {error}"])
+        return None
     if not isinstance(stated, dict):
-        raise refusal(Refusal.INVALID_CONFIG, f"{CONFIG_FILE} is not a JSON object.")
+        faults.add(Refusal.INVALID_CONFIG, [f"{CONFIG_FILE} is not a JSON object"])
+        return None
+    return stated
 
-    missing = (f"{CONFIG_FILE} lacks '{key}'" for key in _REQUIRED if key not in stated)
-    refuse_any(Refusal.INVALID_CONFIG, missing)
-    refuse_any(Refusal.UNSUPPORTED_CONFIG, _unsupported(stated))
-    config = LoraConfig(
-        rank=_rank(stated["r"], max_rank),
-        alpha=_alpha(stated["lora_alpha"]),
-        use_rslora=stated.get("use_rslora") or False,
-        target_modules=frozenset(stated["target_modules"]),
-    )
-    if config.scale > MAX_SCALE:
-        raise refusal(
-            Refusal.SCALE_TOO_LARGE,
-            f"lora_alpha {config.alpha:g} at r {config.rank} scales by {config.scale:g}, which is above {MAX_SCALE:g}.",
+
+def _of_another_base(stated: Mapping[str, Any], base: Base) -> Iterator[str]:
+    """Only a fingerprint tells: anything else is a place on the trainer's machine, or a name among many."""
+    named = stated.get("base_model_name_or_path")
+    if isinstance(named, str) and _FINGERPRINT.fullmatch(named) and named != base.fingerprint:
+        yield (
+            f"'base_model_name_or_path' is {quoted(named)}, and the base {quoted(base.name)} is"
+            f" {quoted(base.fingerprint)}: name the base that the adapter was trained on"
         )
+
+
+def _meaning(stated: Mapping[str, Any], max_rank: int, base: Base, faults: Faults) -> LoraConfig | None:
+    """None if a part of it can't be told. A rank that is only too high still tells what the shapes should be."""
+    ranks, alphas = (_by_module(stated, key, pattern) for key, pattern in _PATTERNS.items())
+    faults.add(Refusal.INVALID_RANK, (_rank_named(key, _WHOLE) for key, value in ranks.items() if not _is_rank(value)))
+    faults.add(
+        Refusal.RANK_TOO_HIGH,
+        (
+            _rank_named(key, f"at most this registry's max_rank of {max_rank}{_told(value)}")
+            for key, value in ranks.items()
+            if _is_rank(value) and value > max_rank
+        ),
+    )
+    faults.add(Refusal.INVALID_ALPHA, (_alpha_named(key) for key, value in alphas.items() if not _is_alpha(value)))
+    targets, use_rslora = stated.get("target_modules"), stated.get("use_rslora") or False
+    if not (
+        "" in ranks
+        and "" in alphas
+        and all(_is_rank(value) and value <= _LARGEST_RANK for value in ranks.values())
+        and all(map(_is_alpha, alphas.values()))
+        and is_module_list(targets)
+        and isinstance(use_rslora, bool)
+    ):
+        return None
+    rank, alpha = ranks.pop(""), float(alphas.pop(""))
+    own_alphas = {module: float(value) for module, value in _resolved(alphas, base.modules).items()}
+    config = LoraConfig(rank, alpha, use_rslora, frozenset(targets), _resolved(ranks, base.modules), own_alphas)
+    if rank <= max_rank:
+        faults.add(Refusal.SCALE_TOO_LARGE, too_large("'lora_alpha'", rank, alpha, use_rslora=use_rslora))
     return config
 
 
-def _unsupported(stated: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in stated.items():
-        is_allowed, allowed = _ALLOWED.get(key, (_is_nothing, "null, false or empty: this registry takes plain LoRA"))
-        if not is_allowed(value):
-            yield f"{quoted(key)} must be {allowed}"
+def too_large(whose: str, rank: int, alpha: float, *, use_rslora: bool) -> Iterator[str]:
+    """What to say of a scale that nobody ever trained with; nothing of others."""
+    scale = _scale(rank, alpha, use_rslora=use_rslora)
+    if scale > MAX_SCALE:
+        yield f"{whose} {alpha:g} at r {rank} scales by {scale:g}; at most {MAX_SCALE:g} is allowed"
 
 
-def _rank(value: object, max_rank: int) -> int:
-    if type(value) is not int or value < 1:
-        raise refusal(Refusal.INVALID_RANK, "'r' must be a whole number of at least 1.")
-    if value > max_rank:
-        # The message leaves the number out: a hostile one has thousands of digits.
-        raise refusal(Refusal.RANK_TOO_HIGH, f"'r' is above this registry's max_rank of {max_rank}.")
-    return value
+def _scale(rank: int, alpha: float, *, use_rslora: bool) -> float:
+    return alpha / (math.sqrt(rank) if use_rslora else rank)
 
 
-def _alpha(value: object) -> float:
-    if not _is_number(value) or not 0 < value <= MAX_ALPHA:  # NaN compares false
-        raise refusal(Refusal.INVALID_ALPHA, f"'lora_alpha' must be a finite number above 0 and at most {MAX_ALPHA}.")
-    return float(value)
+# --- ranks and alphas: the one for all modules, and those of a pattern ------------------------------------------------
+
+_PATTERNS: Final = {"r": "rank_pattern", "lora_alpha": "alpha_pattern"}
+_WHOLE: Final = "a whole number of at least 1"
 
 
-# --- what a value may be ----------------------------------------------------------------------------------------------
-
-_MODULE: Final = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*")
-_TRANSFORMERS: Final = re.compile(r"transformers(?:\.[A-Za-z0-9_]+)*")
-_CLASS: Final = re.compile(r"[A-Za-z0-9_]+")
-
-
-def _is_nothing(value: object) -> bool:
-    return value is None or value is False or value in ("", [], {})
+def _by_module(stated: Mapping[str, Any], key: str, pattern: str) -> dict[str, Any]:
+    """What `pattern` says, and under "" what `key` does, as far as they say anything."""
+    by_module = stated.get(pattern)
+    common = {"": stated[key]} if key in stated else {}
+    return {**common, **by_module} if is_pattern(by_module) else common
 
 
-def _is_number(value: object) -> TypeGuard[int | float]:
-    """Whether JSON says a number here; Python counts true and false among them."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _resolved(pattern: Mapping[str, Value], modules: Iterable[str]) -> dict[str, Value]:
+    """By full path. As in PEFT, a key is the end of a path, or after `^` all of it, and the first that fits counts."""
+    positions = {key: position for position, key in enumerate(pattern)}
+    resolved = {}
+    for module in modules:
+        names = module.split(".")
+        ends = [f"^{module}", *(".".join(names[start:]) for start in range(len(names)))]
+        if fitting := [end for end in ends if end in positions]:
+            resolved[module] = pattern[min(fitting, key=positions.__getitem__)]
+    return resolved
 
 
-def _is_flag(value: object) -> bool:
-    return value is None or isinstance(value, bool)
+def _is_rank(value: object) -> bool:
+    return type(value) is int and value >= 1
 
 
-def _is_text(value: object) -> bool:
-    return value is None or isinstance(value, str)
+def _is_alpha(value: object) -> bool:
+    return is_number(value) and 0 < value <= MAX_ALPHA  # NaN compares false
 
 
-def _is_module_list(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) and _MODULE.fullmatch(name) for name in value)
+def _rank_named(key: str, right: str) -> str:
+    return f"{quoted(key) + ' of rank_pattern' if key else repr('r')} must be {right}"
 
 
-def _is_dropout(value: object) -> bool:
-    return _is_number(value) and 0 <= value < 1
+def _alpha_named(key: str) -> str:
+    whose = f"{quoted(key)} of alpha_pattern" if key else "'lora_alpha'"
+    return f"{whose} must be a finite number above 0 and at most {MAX_ALPHA}"
 
 
-def _is_layers(value: object) -> bool:
-    return value is None or all(type(index) is int for index in (value if isinstance(value, list) else [value]))
-
-
-def _is_auto_mapping(value: object) -> bool:
-    """The base's class, which PEFT writes where there is no task_type. Only one of transformers' own is harmless."""
-    if not isinstance(value, dict):
-        return value is None
-    return (
-        value.keys() == {"base_model_class", "parent_library"}
-        and all(isinstance(name, str) for name in value.values())
-        and _CLASS.fullmatch(value["base_model_class"]) is not None
-        and _TRANSFORMERS.fullmatch(value["parent_library"]) is not None
-    )
-
-
-_REQUIRED: Final = ("peft_type", "r", "lora_alpha", "target_modules")
-
-_ALLOWED: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
-    # These mean something, and are kept.
-    "peft_type": (lambda value: value == "LORA", "'LORA'"),
-    "r": (lambda _: True, "judged by _rank"),
-    "lora_alpha": (lambda _: True, "judged by _alpha"),
-    "use_rslora": (_is_flag, "true or false"),
-    "target_modules": (
-        lambda value: bool(value) and _is_module_list(value),
-        "a list of the modules' plain names: patterns and 'all-linear' are not read",
-    ),
-    # These follow from the tensors, or from the base that was named beside the upload.
-    "base_model_name_or_path": (_is_text, "a text"),
-    "revision": (_is_text, "a text"),
-    "task_type": (lambda value: value in (None, "CAUSAL_LM"), "null or 'CAUSAL_LM'"),
-    "auto_mapping": (_is_auto_mapping, "null or a class of transformers"),
-    "layers_to_transform": (_is_layers, "layer numbers"),
-    "exclude_modules": (lambda value: value is None or _is_module_list(value), "a list of the modules' plain names"),
-    # These mattered in training and have no effect afterwards.
-    "bias": (lambda value: value == "none", "'none'"),
-    "inference_mode": (_is_flag, "true or false"),
-    "lora_dropout": (_is_dropout, "a number from 0 up to 1"),
-    "init_lora_weights": (
-        lambda value: _is_flag(value) or value in ("gaussian", "orthogonal", "eva"),
-        "true, false, 'gaussian', 'orthogonal' or 'eva': other methods change the base's own weights",
-    ),
-    "peft_version": (_is_text, "a text"),
-    # PEFT writes these whether or not their feature is on.
-    "megatron_core": (_is_text, "a text"),
-    "qalora_group_size": (lambda value: value is None or type(value) is int, "a whole number"),
-}
+def _told(rank: int) -> str:
+    return f", not {rank}" if rank <= _LARGEST_RANK else ""

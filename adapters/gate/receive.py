@@ -8,23 +8,25 @@ from typing import BinaryIO, Final
 from adapters.digests import ADAPTER_FILES, CONFIG_FILE, WEIGHTS_FILE
 from adapters.limits import MAX_CONFIG_BYTES, MAX_MEMBERS
 from adapters.names import quoted
-from adapters.refusals import Refusal, refusal, refuse_any
+from adapters.refusals import Faults, Refusal, refusal
 from adapters.upload.members import Member
 
 _IGNORED: Final = frozenset({"README.md"})
-_PLAIN_PATH: Final = re.compile(
+PLAIN_PATH: Final = re.compile(
     r"(?:\.?[A-Za-z0-9_-][A-Za-z0-9_.-]*/)*\.?[A-Za-z0-9_-](?:[A-Za-z0-9_.-]*[A-Za-z0-9_-])?"
 )
-_FOREIGN_SUFFIXES: Final = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".gguf", ".ggml", ".npz", ".npy", ".h5")
+FOREIGN_SUFFIXES: Final = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".gguf", ".ggml", ".npz", ".npy", ".h5")
 _CHUNK_BYTES: Final = 1 << 20
 
 
-def receive(members: Iterable[Member], folder: Path, *, max_weights_bytes: int) -> None:
+def receive(members: Iterable[Member], folder: Path, *, max_weights_bytes: int, faults: Faults) -> None:
     """Write the two files into `folder`, which it makes. Other members are not read, let alone written.
 
+    Adds `unsupported_format`, `unexpected_file` and `missing_file` to `faults`; the two files may still be judged.
+
     Raises:
-        RefusedError: `illegal_member_path`, `too_many_members`, `duplicate_file`, `unsupported_format`,
-            `unexpected_file`, `missing_file`, or what reading an archive raises.
+        RefusedError: `illegal_member_path`, `too_many_members` or `duplicate_file`, or what reading an archive raises:
+            nothing more is read of what comes in such a way.
         TooLargeError: `file_too_large`, before more than the allowed bytes are written.
     """
     max_bytes = {CONFIG_FILE: MAX_CONFIG_BYTES, WEIGHTS_FILE: max_weights_bytes}
@@ -41,12 +43,12 @@ def receive(members: Iterable[Member], folder: Path, *, max_weights_bytes: int) 
             )
         if name in max_bytes:
             _copy(stream, folder / name, max_bytes)
-    _require_the_two(seen)
+    _find_strangers(seen, faults)
 
 
 def _plain_name(path: str) -> str:
     name = path.removeprefix("./")
-    if not _PLAIN_PATH.fullmatch(name):
+    if not PLAIN_PATH.fullmatch(name):
         raise refusal(
             Refusal.ILLEGAL_MEMBER_PATH, f"A file is called {quoted(path)}; an adapter's files are {_the_two()}."
         )
@@ -65,24 +67,27 @@ def _copy(stream: BinaryIO, path: Path, max_bytes: Mapping[str, int]) -> None:
             file.write(chunk)
 
 
-def _require_the_two(seen: list[str]) -> None:
+def _find_strangers(seen: list[str], faults: Faults) -> None:
     strangers = [name for name in seen if name not in ADAPTER_FILES and name not in _IGNORED]
-    refuse_any(
+    foreign = [name for name in strangers if name.lower().endswith(FOREIGN_SUFFIXES)]
+    faults.add(
         Refusal.UNSUPPORTED_FORMAT,
         (
             f"{quoted(name)} is not safetensors: save the adapter with safe_serialization, as {WEIGHTS_FILE}"
-            for name in strangers
-            if name.lower().endswith(_FOREIGN_SUFFIXES)
+            for name in foreign
         ),
     )
-    refuse_any(
+    faults.add(
         Refusal.UNEXPECTED_FILE,
         (
             f"{quoted(name)} is not part of an adapter, which is {_the_two()} and no folder around them"
             for name in strangers
+            if name not in foreign
         ),
     )
-    refuse_any(Refusal.MISSING_FILE, (f"There is no {name}" for name in ADAPTER_FILES if name not in seen))
+    # Weights in another format are there, after all.
+    missing = (name for name in ADAPTER_FILES if name not in seen and not (foreign and name == WEIGHTS_FILE))
+    faults.add(Refusal.MISSING_FILE, (f"there is no {name}" for name in missing))
 
 
 def _the_two() -> str:

@@ -13,10 +13,12 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from adapters.gate.config import LoraConfig
 from adapters.gate.modules import Pair
+from adapters.gate.weights import DTYPES
 from adapters.limits import MAX_GAIN
 from adapters.names import quoted
-from adapters.refusals import Refusal, refuse_any
+from adapters.refusals import Faults, Refusal
 from adapters.safetensors import Entry
 
 _LARGEST_BFLOAT16: Final = float.fromhex("0x1.fep127")
@@ -33,25 +35,30 @@ class _Size:
     """Frobenius': the root of the sum of squares. A matrix makes no vector longer by more than this."""
 
 
-def check_values(path: Path, pairs: Iterable[Pair], *, scale: float) -> bool:
+def check_values(path: Path, pairs: Iterable[Pair], config: LoraConfig | None, *, faults: Faults) -> bool:
     """Whether the adapter changes nothing: in every pair, A or B is zero throughout.
 
-    Raises:
-        RefusedError: `not_finite` or `gain_too_large`.
+    With no config, nothing is said of what depends on the scale. Adds `not_finite` and `gain_too_large` to `faults`.
     """
     sizes: dict[Entry, _Size] = {}
-    pairs = tuple(pairs)
+    pairs = tuple(pair for pair in pairs if {pair.a.dtype, pair.b.dtype} <= DTYPES)
     with path.open("rb") as file:
         for pair in pairs:
             sizes[pair.a] = _measure(file, pair.a)
             sizes[pair.b] = _measure(file, pair.b)
-    refuse_any(Refusal.NOT_FINITE, _overflowing(pairs, sizes, scale))
-    refuse_any(Refusal.GAIN_TOO_LARGE, _amplifying(pairs, sizes, scale))
+    finite = tuple(pair for pair in pairs if not any(_overflowing([pair], sizes, config)))
+    faults.add(Refusal.NOT_FINITE, _overflowing(pairs, sizes, config))
+    faults.add(Refusal.GAIN_TOO_LARGE, _amplifying(finite, sizes, config))
     return all(0 in {sizes[pair.a].largest, sizes[pair.b].largest} for pair in pairs)
 
 
-def _overflowing(pairs: Iterable[Pair], sizes: Mapping[Entry, _Size], scale: float) -> Iterator[str]:
+def _scale(pair: Pair, config: LoraConfig | None) -> float:
+    return config.scale_of(pair.module) if config else 0.0
+
+
+def _overflowing(pairs: Iterable[Pair], sizes: Mapping[Entry, _Size], config: LoraConfig | None) -> Iterator[str]:
     for pair in pairs:
+        scale = _scale(pair, config)
         for entry in (pair.a, pair.b):
             if not sizes[entry].largest <= _LARGEST_BFLOAT16:  # NaN compares false
                 yield f"{quoted(entry.name)} has a value that is NaN, infinite, or infinite in bfloat16"
@@ -59,9 +66,9 @@ def _overflowing(pairs: Iterable[Pair], sizes: Mapping[Entry, _Size], scale: flo
                 yield f"{quoted(entry.name)} is infinite once it is scaled by {scale:g}"
 
 
-def _amplifying(pairs: Iterable[Pair], sizes: Mapping[Entry, _Size], scale: float) -> Iterator[str]:
+def _amplifying(pairs: Iterable[Pair], sizes: Mapping[Entry, _Size], config: LoraConfig | None) -> Iterator[str]:
     for pair in pairs:
-        of_a, of_b = sizes[pair.a].norm, scale * sizes[pair.b].norm
+        of_a, of_b = sizes[pair.a].norm, _scale(pair, config) * sizes[pair.b].norm
         # A small half does not make up for a large one: A's product with the input is rounded before B's turn comes.
         gains = {"scale · |A| · |B|": of_a * of_b, "|A|": of_a, "scale · |B|": of_b}
         for name, gain in gains.items():

@@ -1,16 +1,18 @@
-"""adapter_model.safetensors, as far as its header tells: is it one at all, and in a dtype that the engine adds up."""
+"""A safetensors file, as far as its header tells: is it one at all, and in a dtype that the engine adds up."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from adapters.digests import WEIGHTS_FILE
 from adapters.limits import MAX_HEADER_BYTES, MAX_TENSORS
 from adapters.names import quoted
-from adapters.refusals import Refusal, refusal, refuse_any
+from adapters.refusals import Faults, Refusal
 from adapters.safetensors import Entry, SafetensorsError, read_entries
 
 DTYPES: Final = frozenset({"F32", "F16", "BF16"})
+
+_MOST: Final[Mapping[bytes, int]] = {b"{": 2 * MAX_TENSORS, b"[": 3 * MAX_TENSORS, b",": 8 * MAX_TENSORS}
+"""A tensor's entry has one brace, two brackets and six commas; the rest is for metadata."""
 
 _DISGUISES: Final[Mapping[bytes, tuple[Refusal, str]]] = {
     b"PK\x03\x04": (Refusal.UNSUPPORTED_FORMAT, "a zip or a PyTorch checkpoint, renamed"),
@@ -26,19 +28,23 @@ _DISGUISES: Final[Mapping[bytes, tuple[Refusal, str]]] = {
 """What people send by mistake, by its first bytes. A header's length may begin so too: the parser is asked first."""
 
 
-def read_tensors(path: Path) -> tuple[Entry, ...]:
-    """The tensors. Raises RefusedError `safetensors_invalid`, `unsupported_format` or `unsupported_dtype`."""
+def read_tensors(path: Path, *, faults: Faults) -> tuple[Entry, ...] | None:
+    """The tensors, whatever their dtypes; None if there is no telling.
+
+    Adds `safetensors_invalid`, `unsupported_format` and `unsupported_dtype` to `faults`.
+    """
     try:
+        _require_modest(path)
         entries = read_entries(path, max_header_bytes=MAX_HEADER_BYTES)
     except SafetensorsError as error:
         code, what = _disguise(path) or (Refusal.SAFETENSORS_INVALID, str(error))
-        raise refusal(code, f"{WEIGHTS_FILE} is not a valid safetensors file: {what}.") from error
+        faults.add(code, [f"{path.name} is not a valid safetensors file: {what}"])
+        return None
     if len(entries) > MAX_TENSORS:
-        raise refusal(
-            Refusal.SAFETENSORS_INVALID,
-            f"{WEIGHTS_FILE} has {len(entries)} tensors; at most {MAX_TENSORS} are allowed.",
-        )
-    refuse_any(
+        too_many = f"{path.name} has {len(entries)} tensors; at most {MAX_TENSORS} are allowed"
+        faults.add(Refusal.SAFETENSORS_INVALID, [too_many])
+        return None
+    faults.add(
         Refusal.UNSUPPORTED_DTYPE,
         (
             f"{quoted(entry.name)} is {entry.dtype}, not F32, F16 or BF16"
@@ -47,6 +53,15 @@ def read_tensors(path: Path) -> tuple[Entry, ...]:
         ),
     )
     return entries
+
+
+def _require_modest(path: Path) -> None:
+    """Refuse a header of a million brackets before it becomes as many objects: 4 MB of `{},` take 150 MB parsed."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if length <= MAX_HEADER_BYTES else b""
+    if any(header.count(mark) > most for mark, most in _MOST.items()):
+        raise SafetensorsError("its header describes more than tensors")
 
 
 def _disguise(path: Path) -> tuple[Refusal, str] | None:

@@ -1,20 +1,23 @@
-"""Tenants and their API keys."""
+"""Tenants, and how much each may have and use."""
 
 from http import HTTPStatus
 
 from fastapi import APIRouter
 
-from server.admin.wire import IssuedKeyOut, KeyOut, NewKey, NewTenant, Page, TenantOut
+from adapters import TenantLimits
+from server.admin.bodies import NewTenant, TenantPatch
+from server.admin.paging import AfterDep, page_of
+from server.admin.wire import Page, TenantOut
 from server.parts import AdminDep, PartsDep, PlatformDep
 
 router = APIRouter(prefix="/admin/v1/tenants")
 
 
 @router.get("")
-async def list_tenants(caller: AdminDep, parts: PartsDep) -> Page[TenantOut]:
-    """All tenants for the platform, its own for a tenant's admin."""
-    tenants = await parts.threads.read(parts.registry.tenants.list, caller)
-    return Page(data=[TenantOut.of(tenant) for tenant in tenants])
+async def list_tenants(page: AfterDep, caller: AdminDep, parts: PartsDep) -> Page[TenantOut]:
+    """All tenants by name for the platform, its own for a tenant's admin."""
+    tenants = await parts.threads.read(parts.registry.tenants.list, caller, after=page.after, limit=page.limit)
+    return page_of(tenants, page.limit, TenantOut.of, lambda tenant: tenant.name)
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
@@ -29,23 +32,11 @@ async def get_tenant(tenant: str, caller: AdminDep, parts: PartsDep) -> TenantOu
     return TenantOut.of(await parts.threads.read(parts.registry.tenants.get, caller, tenant))
 
 
-@router.get("/{tenant}/keys")
-async def list_keys(tenant: str, caller: AdminDep, parts: PartsDep) -> Page[KeyOut]:
-    """A tenant's keys, without their secrets."""
-    keys = await parts.threads.read(parts.registry.keys.list, caller, tenant)
-    return Page(data=[KeyOut.of(key) for key in keys])
-
-
-@router.post("/{tenant}/keys", status_code=HTTPStatus.CREATED)
-async def issue_key(tenant: str, new: NewKey, caller: AdminDep, parts: PartsDep) -> IssuedKeyOut:
-    """A new key. Its secret is in this answer and nowhere else."""
-    issued = await parts.threads.write(
-        parts.registry.keys.issue, caller, tenant, name=new.name, scopes=new.scopes, expires_at=new.expires_at
+@router.patch("/{tenant}")
+async def patch_tenant(tenant: str, patch: TenantPatch, caller: PlatformDep, parts: PartsDep) -> TenantOut:
+    """The limits that it names, anew; null lifts one. What the tenant has already stays."""
+    limits = TenantLimits(**patch.limits.model_dump())
+    named = frozenset(patch.limits.model_fields_set)
+    return TenantOut.of(
+        await parts.threads.write(parts.registry.tenants.set_limits, caller, tenant, limits, only=named)
     )
-    return IssuedKeyOut.issued(issued)
-
-
-@router.delete("/{tenant}/keys/{key_id}")
-async def revoke_key(tenant: str, key_id: str, caller: AdminDep, parts: PartsDep) -> KeyOut:
-    """From now on the key opens nothing."""
-    return KeyOut.of(await parts.threads.write(parts.registry.keys.revoke, caller, tenant, key_id))

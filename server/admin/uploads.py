@@ -21,8 +21,8 @@ from adapters import Member, archive_members
 from server.errors import BadRequestError
 
 SPOOL_BYTES = 1 << 20
-MAX_PARTS = 8
-"""More than any adapter has files, so that the gate can still say which file does not belong."""
+MAX_PARTS = 64
+"""More than an adapter or a small model has files, so that the gate can still say which file does not belong."""
 PATIENCE_SECONDS = 60.0
 """How long nothing may come: an upload has its tenant's only place, and a lost connection would have it for good."""
 
@@ -36,7 +36,7 @@ async def upload_members(request: Request, folder: Path, *, max_bytes: int) -> A
     Raises:
         BadRequestError: a multipart body that is broken, or has parts that are not files; `upload_stalled`.
     """
-    async with aclosing(_chunks(request)) as chunks:
+    async with aclosing(body_chunks(request)) as chunks:
         if request.headers.get("content-type", "").startswith("multipart/"):
             try:
                 form = await _Parts(request.headers, chunks, folder).parse()
@@ -72,7 +72,8 @@ class _Parts(MultiPartParser):
             self._files_to_close_on_error.append(spool)
 
 
-async def _chunks(request: Request) -> AsyncGenerator[bytes, None]:
+async def body_chunks(request: Request) -> AsyncGenerator[bytes, None]:
+    """The body as it comes in. Raises BadRequestError `upload_stalled`."""
     async with aclosing(request.stream()) as stream:
         while True:
             try:

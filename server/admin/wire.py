@@ -1,49 +1,38 @@
-"""What goes over the wire in the admin API. Bodies are strict: an unknown field is refused."""
+"""What goes over the wire in the admin API."""
 
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Annotated, Any, Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from typing import Any, Generic, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
-from adapters import Adapter, Alias, ApiKey, IssuedKey, Scope, Tenant, Version, VersionState
+from adapters import (
+    Adapter,
+    Alias,
+    ApiKey,
+    Arm,
+    AuditRow,
+    Grant,
+    IssuedKey,
+    Kind,
+    Move,
+    Scope,
+    Tenant,
+    TenantLimits,
+    UsageRow,
+    Version,
+    VersionState,
+)
 from server.residency import Resident
 
 Item = TypeVar("Item")
-Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
-"""A version's number."""
-
-
-class Body(BaseModel):
-    """A request's body."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class NewTenant(Body):
-    """POST /tenants."""
-
-    name: str
-
-
-class NewKey(Body):
-    """POST /tenants/{tenant}/keys."""
-
-    name: str
-    scopes: Annotated[frozenset[Scope], Field(min_length=1)] = frozenset({Scope.INFER})
-    expires_at: AwareDatetime | None = None
-
-
-class Pointed(Body):
-    """PUT …/aliases/{alias}."""
-
-    version: Annotated[Number, Field(strict=True)]
 
 
 class Page(BaseModel, Generic[Item]):
-    """A list."""
+    """A part of a list, and the cursor for the next one."""
 
     data: list[Item]
+    next: str | None = None
 
 
 class TenantOut(BaseModel):
@@ -51,11 +40,12 @@ class TenantOut(BaseModel):
 
     name: str
     created_at: datetime
+    limits: TenantLimits
 
     @classmethod
     def of(cls, tenant: Tenant) -> "TenantOut":
         """As it goes out."""
-        return cls(name=tenant.name, created_at=tenant.created_at)
+        return cls(name=tenant.name, created_at=tenant.created_at, limits=tenant.limits)
 
 
 class KeyOut(BaseModel):
@@ -81,19 +71,32 @@ class KeyOut(BaseModel):
 class IssuedKeyOut(KeyOut):
     """A key just made, with the secret that is shown this once."""
 
-    secret: str
+    secret: str | None
 
     @classmethod
     def issued(cls, issued: IssuedKey) -> "IssuedKeyOut":
         """As it goes out."""
-        return cls(**KeyOut.of(issued.key).model_dump(), secret=issued.secret)
+        return cls(**KeyOut.of(issued.key).model_dump(), secret=issued.secret or None)
+
+
+class ArmOut(BaseModel):
+    """A version's share of an alias."""
+
+    version: int
+    weight: int
+
+    @classmethod
+    def all_of(cls, arms: Sequence[Arm]) -> "list[ArmOut]":
+        """As they go out."""
+        return [cls(version=arm.version, weight=arm.weight) for arm in arms]
 
 
 class AliasOut(BaseModel):
-    """An alias. `revision` is what `If-Match` takes."""
+    """An alias. `revision` is what `If-Match` takes; `version` is null where it is split."""
 
     name: str
-    version: int
+    version: int | None
+    split: list[ArmOut]
     revision: int
     moved_at: datetime
     moved_by: str
@@ -101,12 +104,35 @@ class AliasOut(BaseModel):
     @classmethod
     def of(cls, alias: Alias) -> "AliasOut":
         """As it goes out."""
-        return cls.model_validate(alias, from_attributes=True)
+        return cls(
+            name=alias.name,
+            version=alias.version,
+            split=ArmOut.all_of(alias.arms),
+            revision=alias.revision,
+            moved_at=alias.moved_at,
+            moved_by=alias.moved_by,
+        )
 
     @property
     def etag(self) -> str:
         """The `ETag` header."""
         return f'"{self.revision}"'
+
+
+class MoveOut(BaseModel):
+    """One promotion of an alias; they are counted from 1, the first."""
+
+    number: int
+    version: int | None
+    split: list[ArmOut]
+    at: datetime
+    by: str
+
+    @classmethod
+    def of(cls, move: Move) -> "MoveOut":
+        """As it goes out."""
+        version = move.arms[0].version if len(move.arms) == 1 else None
+        return cls(number=move.number, version=version, split=ArmOut.all_of(move.arms), at=move.at, by=move.by)
 
 
 class AdapterOut(BaseModel):
@@ -122,7 +148,29 @@ class AdapterOut(BaseModel):
     @classmethod
     def of(cls, adapter: Adapter) -> "AdapterOut":
         """As it goes out."""
-        return cls.model_validate(adapter, from_attributes=True)
+        return cls(
+            tenant=adapter.tenant,
+            name=adapter.name,
+            created_at=adapter.created_at,
+            version_count=adapter.version_count,
+            live=adapter.live_version,
+            aliases=[AliasOut.of(alias) for alias in adapter.aliases],
+        )
+
+
+class GrantOut(BaseModel):
+    """Another tenant that may ask an adapter."""
+
+    tenant: str
+    adapter: str
+    grantee: str
+    created_at: datetime
+    created_by: str
+
+    @classmethod
+    def of(cls, grant: Grant) -> "GrantOut":
+        """As it goes out."""
+        return cls.model_validate(grant, from_attributes=True)
 
 
 class VersionOut(BaseModel):
@@ -135,15 +183,20 @@ class VersionOut(BaseModel):
     state: VersionState
     digest: str
     base: str
-    rank: int
-    alpha: float
+    kind: Kind
+    rank: int | None
+    alpha: float | None
     target_modules: list[str]
     dtype: str
     size_bytes: int
     warnings: list[str]
     origin: Mapping[str, Any]
+    parents: list[str]
+    tags: list[str]
+    note: str
     created_at: datetime
     created_by: str
+    retired_at: datetime | None
 
     @classmethod
     def of(cls, version: Version) -> "VersionOut":
@@ -157,6 +210,7 @@ class VersionOut(BaseModel):
             state=version.state,
             digest=manifest.digest,
             base=manifest.base_fingerprint,
+            kind=manifest.kind,
             rank=manifest.rank,
             alpha=manifest.alpha,
             target_modules=list(manifest.target_modules),
@@ -164,9 +218,51 @@ class VersionOut(BaseModel):
             size_bytes=manifest.size_bytes,
             warnings=list(version.warnings),
             origin=version.origin,
+            parents=list(version.parents),
+            tags=list(version.tags),
+            note=version.note,
             created_at=version.created_at,
             created_by=version.created_by,
+            retired_at=version.retired_at,
         )
+
+
+class AuditOut(BaseModel):
+    """Who did what."""
+
+    id: int
+    at: datetime
+    actor: str
+    actor_tenant: str | None
+    action: str
+    tenant: str | None
+    subject: str
+    detail: Mapping[str, Any]
+    request_id: str | None
+
+    @classmethod
+    def of(cls, row: AuditRow) -> "AuditOut":
+        """As it goes out."""
+        return cls.model_validate(row, from_attributes=True)
+
+
+class UsageOut(BaseModel):
+    """What was used, and by whom; null is what it was summed over."""
+
+    day: date | None
+    tenant: str | None
+    adapter: str | None
+    version: int | None
+    key_id: str | None
+    requests: int
+    failed_requests: int
+    prompt_tokens: int
+    completion_tokens: int
+
+    @classmethod
+    def of(cls, row: UsageRow) -> "UsageOut":
+        """As it goes out."""
+        return cls.model_validate(row, from_attributes=True)
 
 
 class ResidentOut(BaseModel):

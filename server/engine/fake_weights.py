@@ -28,7 +28,7 @@ def read_digest(path: Path, max_rank: int) -> str | None:
     ups = {name: tensor for name, tensor in tensors.items() if ".lora_B." in name}
     if not ups or len(tensors) != 2 * len(ups):
         raise AdapterRejectedError("every module needs an A and a B")
-    if not all(tensor.ndim == 2 and tensor.shape[1] == rank <= max_rank for tensor in ups.values()):  # noqa: PLR2004  — A and B are matrices
+    if not all(tensor.ndim == 2 and tensor.shape[1] <= rank <= max_rank for tensor in ups.values()):  # noqa: PLR2004  — A and B are matrices
         raise AdapterRejectedError(f"not of rank {rank}, or above the engine's {max_rank}")
     if not any(tensor.any() for tensor in ups.values()):
         return None

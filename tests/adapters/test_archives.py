@@ -5,6 +5,7 @@ import io
 import struct
 import tarfile
 import tempfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 
 from adapters import Base, Caller, Limits, Refusal, RefusedError, Registry, archive_members, folder_members
 from adapters.gate import admit
-from tests.adapters.judging import BASE
+from tests.adapters.judging import BASE, assert_archive_judged
+from tests.adapters.strategies import hostile_archives
 from tests.builders import make_adapter_folder
 
 CAP = 1 << 20
@@ -277,3 +279,20 @@ def test_any_damage_to_an_archive_is_refused_with_a_code(archive: bytes, damages
         start = position % len(spoilt)
         spoilt[start : start + len(replacement)] = replacement
     assert refusal_of(bytes(spoilt))
+
+
+@settings(max_examples=200)
+@given(hostile_archives())
+def test_any_archive_is_admitted_or_refused_with_a_code(packed: bytes) -> None:
+    assert_archive_judged(packed, max_bytes=CAP)
+
+
+def test_a_zip_bomb_takes_a_chunk_at_a_time() -> None:
+    packed = io.BytesIO(zip_of("adapter_model.safetensors", content=bytes(64 << 20)))
+    tracemalloc.start()
+    try:
+        with tempfile.TemporaryDirectory() as staged, pytest.raises(RefusedError):
+            admit(archive_members(packed, max_bytes=32 << 20), Path(staged), BASE, Limits())
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()

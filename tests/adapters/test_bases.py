@@ -8,20 +8,31 @@ from pathlib import Path
 
 import pytest
 
-from adapters import Base, Caller, ConflictError, InvalidError, NotFoundError, Registry, fingerprint_base
-from tests.adapters.conftest import Publish
+from adapters import (
+    Base,
+    Caller,
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    Registry,
+    RegistryError,
+    fingerprint_base,
+)
+from adapters.bases import claim_adapter_name, claim_base_name
+from adapters.database import Database
+from tests.adapters.conftest import Execute, Publish
 from tests.builders import make_base, make_base_folder
 
 
 def test_a_base_is_found_by_name_fingerprint_and_path(registry: Registry, base: Base) -> None:
     for reference in (base.name, base.fingerprint, base.path):
-        assert registry.bases.find(reference) == base
+        assert registry.bases.find(Caller.operator(), reference) == base
 
 
-@pytest.mark.parametrize("reference", ["nothing", "", "\0", "sha256:0", "/bases/other"])
+@pytest.mark.parametrize("reference", ["nothing", "", "\0", "\ud800", "sha256:0", "/bases/other", "x@1", "a..b/c@1"])
 def test_an_unknown_base_is_not_found_and_the_known_ones_are_named(registry: Registry, reference: str) -> None:
     with pytest.raises(NotFoundError, match="It has: tiny") as caught:
-        registry.bases.find(reference)
+        registry.bases.find(Caller.operator(), reference)
     assert caught.value.code == "base_not_found"
 
 
@@ -34,8 +45,8 @@ def test_adding_a_base_again_renews_what_is_known_of_it(registry: Registry, base
 def test_a_name_means_the_base_that_was_entered_last(registry: Registry, base: Base, operator: Caller) -> None:
     newer = dataclasses.replace(make_base("other"), name=base.name, created_at=base.created_at + timedelta(days=1))
     registry.bases.add(operator, newer)
-    assert registry.bases.find(base.name) == newer
-    assert registry.bases.find(base.fingerprint) == base
+    assert registry.bases.find(Caller.operator(), base.name) == newer
+    assert registry.bases.find(Caller.operator(), base.fingerprint) == base
 
 
 @pytest.mark.parametrize("name", ["support", "globex/support", "support@1", "support@live"])
@@ -49,6 +60,60 @@ def test_a_base_cannot_take_the_name_of_any_tenants_adapter(
         assert caught.value.code == "name_taken_by_adapter"
         assert "globex" not in caught.value.message.replace(name, "")
     assert registry.bases.list(operator) == [base]
+
+
+def test_a_base_and_an_adapter_do_not_begin_to_be_called_the_same_at_once(
+    registry: Registry, home: Path, database_url: str | None
+) -> None:
+    url = database_url or f"sqlite:///{home / 'registry.db'}"
+    with registry._database.write() as first, Database(url, wait_seconds=0.2) as other:
+        claim_base_name(first, "support")
+        with pytest.raises(RegistryError), other.write() as second:
+            claim_adapter_name(second, "founded-meanwhile", "support")
+
+
+@pytest.mark.parametrize("name", ["", "n" * 201, "a\0b", "a\ud800b", "two\nlines", "acme/support@1"])
+def test_a_base_has_a_name_that_means_it_and_can_be_kept(
+    registry: Registry, operator: Caller, base: Base, name: str
+) -> None:
+    with pytest.raises(InvalidError) as caught:
+        registry.bases.add(operator, dataclasses.replace(base, name=name))
+    assert caught.value.code == "invalid_base_name"
+
+
+@pytest.mark.parametrize("path", ["p" * 4097, "a\0b", "a\ud800b"])
+def test_a_base_has_a_path_that_can_be_kept(registry: Registry, operator: Caller, base: Base, path: str) -> None:
+    with pytest.raises(InvalidError) as caught:
+        registry.bases.add(operator, dataclasses.replace(base, path=path))
+    assert caught.value.code == "invalid_base_path"
+
+
+def test_a_name_and_a_path_may_be_as_long_as_there_is_room(registry: Registry, operator: Caller, base: Base) -> None:
+    longest = dataclasses.replace(base, name="n" * 200, path="/" + "p" * 4095)
+    registry.bases.add(operator, longest)
+    assert registry.bases.find(operator, longest.name) == longest
+
+
+def test_a_repeated_call_that_says_something_else_of_the_base_is_another_call(
+    registry: Registry, operator: Caller, base: Base
+) -> None:
+    once = dataclasses.replace(operator, idempotency_key="key-1")
+    registry.bases.add(once, base)
+    registry.bases.add(once, dataclasses.replace(base, created_at=base.created_at + timedelta(days=1)))
+    for other in ({"path": "/elsewhere"}, {"config": {"vocab_size": 9}}, {"name": "other"}):
+        with pytest.raises(ConflictError) as caught:
+            registry.bases.add(once, dataclasses.replace(base, **other))
+        assert caught.value.code == "idempotency_key_reuse"
+    assert registry.bases.list(operator) == [base]
+
+
+def test_of_a_base_that_was_added_little_is_remembered(
+    registry: Registry, operator: Caller, base: Base, execute: Execute
+) -> None:
+    large = dataclasses.replace(base, tensors={f"model.layers.{n}.weight": (8, 8) for n in range(1000)})
+    registry.bases.add(dataclasses.replace(operator, idempotency_key="key-1"), large)
+    ((result,),) = execute("SELECT result FROM idempotency")
+    assert len(str(result)) < 200
 
 
 # --- fingerprints -----------------------------------------------------------------------------------------------------
@@ -141,3 +206,9 @@ def test_a_checkpoint_that_cannot_be_read_is_refused(tmp_path: Path, spoil: Call
     with pytest.raises(InvalidError) as caught:
         fingerprint_base(folder)
     assert caught.value.code == "base_unreadable"
+
+
+def test_a_tenant_cannot_ask_where_a_base_lies(registry: Registry, operator: Caller, admin: Caller, base: Base) -> None:
+    assert registry.bases.find(operator, base.path) == base
+    with pytest.raises(NotFoundError):
+        registry.bases.find(admin, base.path)

@@ -1,20 +1,17 @@
-"""The database is migrated when it is opened, and left alone when it is not ours."""
+"""Transactions on both databases, and what is refused when one is opened."""
 
 import sqlite3
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, create_mock_engine, text
-from sqlalchemy.schema import CreateTable
+from sqlalchemy import create_engine, inspect, text
 
 from adapters import (
     Caller,
+    ConflictError,
     InvalidError,
     NotFoundError,
     Registry,
@@ -25,24 +22,15 @@ from adapters import (
     open_registry,
 )
 from adapters.database import Database
-from adapters.schema import METADATA
+from tests.adapters.conftest import Execute
+from tests.adapters.notes import READ_NOTES, WRITE_NOTE, make_notes, read_notes, write_note
 
 
-def test_the_migrations_lead_to_the_schema(registry: Registry, home: Path) -> None:
-    registry.close()
-    engine = create_engine(f"sqlite:///{home / 'registry.db'}")
-    with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, METADATA) == []
-    engine.dispose()
-
-
-def test_the_schema_can_be_said_in_postgresqls_words() -> None:
-    said: list[Any] = []
-    engine = create_mock_engine("postgresql://", lambda words, *_: said.append(words))
-    METADATA.create_all(engine, checkfirst=False)
-    tables = [str(words.compile(dialect=engine.dialect)) for words in said if isinstance(words, CreateTable)]
-    assert len(tables) == len(METADATA.tables)
+@pytest.fixture
+def notes(empty_url: str) -> Iterator[Database]:
+    with Database(empty_url) as database:
+        make_notes(database)
+        yield database
 
 
 def test_sqlite_is_opened_for_durable_concurrent_use(tmp_path: Path) -> None:
@@ -51,50 +39,56 @@ def test_sqlite_is_opened_for_durable_concurrent_use(tmp_path: Path) -> None:
         assert [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in pragmas] == ["wal", 2, 1]
 
 
-def test_a_write_that_raises_leaves_no_trace(tmp_path: Path) -> None:
-    def break_off(database: Database) -> None:
-        with database.write() as connection:
-            connection.execute(text("INSERT INTO tenants (name, created_at) VALUES ('acme', '2026-01-01')"))
-            raise KeyError
-
-    with Database(f"sqlite:///{tmp_path / 'registry.db'}") as database:
-        with pytest.raises(KeyError):
-            break_off(database)
-        with database.read() as connection:
-            assert connection.execute(text("SELECT count(*) FROM tenants")).scalar() == 0
+def test_a_write_that_raises_leaves_no_trace(notes: Database) -> None:
+    with pytest.raises(KeyError):
+        _write_and_raise(notes)
+    assert read_notes(notes) == []
 
 
-def test_opening_a_new_registry_from_many_threads_at_once_works(home: Path) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        registries = list(pool.map(lambda _: open_registry(home), range(8)))
-    for opened in registries:
-        assert opened.tenants.list(Caller.operator()) == []
-        opened.close()
+def _write_and_raise(notes: Database) -> None:
+    with notes.write() as connection:
+        connection.execute(WRITE_NOTE, {"id": 1})
+        raise KeyError
 
 
-@pytest.mark.parametrize("revision", ["9999", "somebody's"])
-def test_a_newer_programs_database_is_refused_and_left_alone(registry: Registry, home: Path, revision: str) -> None:
+def test_a_read_sees_one_moment_whatever_is_written_meanwhile(notes: Database) -> None:
+    with notes.read() as connection:
+        before = connection.execute(READ_NOTES).all()
+        write_note(notes, 1)
+        assert connection.execute(READ_NOTES).all() == before
+    assert read_notes(notes) == [1]
+
+
+def test_two_that_write_the_same_thing_are_told_to_try_again(notes: Database) -> None:
+    write_note(notes, 1)
+    with pytest.raises(ConflictError, match="try again"):
+        write_note(notes, 1)
+
+
+@pytest.mark.parametrize("revision", ["9999", "somebody"])
+def test_a_newer_programs_database_is_refused_and_left_alone(
+    registry: Registry, home: Path, database_url: str | None, execute: Execute, revision: str
+) -> None:
     registry.close()
-    with closing(sqlite3.connect(home / "registry.db", isolation_level=None)) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+    execute(f"UPDATE alembic_version SET version_num = '{revision}'")  # noqa: S608  — ours
     with pytest.raises(StorageError, match="a newer one wrote it") as caught:
-        open_registry(home)
+        open_registry(home, database_url)
     assert caught.value.code == "database_newer"
-    with closing(sqlite3.connect(home / "registry.db")) as connection:
-        assert connection.execute("SELECT count(*) FROM tenants").fetchone() == (2,)
+    assert execute("SELECT count(*) FROM tenants") == [(2,)]
 
 
-def test_another_programs_database_is_refused_and_left_alone(home: Path) -> None:
-    home.mkdir()
-    with closing(sqlite3.connect(home / "registry.db", isolation_level=None)) as connection:
-        connection.execute("CREATE TABLE theirs (a)")
+def test_another_programs_database_is_refused_and_left_alone(empty_url: str) -> None:
+    engine = create_engine(empty_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE theirs (a integer)"))
     with pytest.raises(StorageError) as caught:
-        open_registry(home)
+        Database(empty_url)
     assert caught.value.code == "database_foreign"
-    with closing(sqlite3.connect(home / "registry.db")) as connection:
-        assert [name for (name,) in connection.execute("SELECT name FROM sqlite_master")] == ["theirs"]
+    assert inspect(engine).get_table_names() == ["theirs"]
+    engine.dispose()
 
 
+@pytest.mark.parametrize("database", ["sqlite"])
 def test_a_registry_is_opened_and_read_while_another_process_writes(registry: Registry, home: Path) -> None:
     operator = Caller.operator()
     scopes = frozenset({Scope.INFER})
@@ -120,7 +114,17 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(home: Path) -> Non
     assert (home / "registry.db").read_bytes() == content
 
 
-@pytest.mark.parametrize("url", ["nonsense", "mysterysql://h/d", "", "postgresql+nodriver://u:secret@h/d"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense",
+        "mysterysql://h/d",
+        "",
+        "postgresql+nodriver://u:secret@h/d",
+        "mysql://u:secret@h/d",
+        "sqlite://[::secret",
+    ],
+)
 def test_a_url_that_cannot_be_used_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(InvalidError) as caught:
         Database(url)
@@ -134,17 +138,21 @@ def test_a_home_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         open_registry(tmp_path / "file" / "home")
 
 
-def test_a_database_that_fails_is_told_without_sql(tmp_path: Path) -> None:
-    with Database(f"sqlite:///{tmp_path / 'registry.db'}") as database:
-        with pytest.raises(RegistryError) as caught, database.read() as connection:
-            connection.execute(text("SELECT secret FROM nowhere"))
-        assert caught.value.code == "storage_unavailable"
-        assert "SELECT" not in caught.value.message
+def test_a_database_that_fails_is_told_without_sql(notes: Database) -> None:
+    with pytest.raises(RegistryError) as caught, notes.read() as connection:
+        connection.execute(text("SELECT secret FROM nowhere"))
+    assert caught.value.code == "storage_unavailable"
+    assert "SELECT" not in caught.value.message
 
 
-def test_the_settings_come_from_the_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_come_from_the_environment(
+    database: str, empty_url: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LORIKEET_HOME", str(home))
     monkeypatch.setenv("LORIKEET_MAX_RANK", "32")
+    if database == "postgresql":
+        monkeypatch.setenv("LORIKEET_DATABASE_URL", empty_url)
     with RegistrySettings().open() as registry:
         assert registry.limits.max_rank == 32
-    assert (home / "registry.db").exists()
+        registry.tenants.create(Caller.operator(), "acme")
+    assert (home / "registry.db").exists() == (database == "sqlite")

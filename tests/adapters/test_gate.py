@@ -14,6 +14,7 @@ from adapters import (
     Caller,
     Limits,
     NotFoundError,
+    Refusal,
     RefusedError,
     Registry,
     TooLargeError,
@@ -149,7 +150,7 @@ def test_a_refused_upload_leaves_nothing_behind(
 
 def test_weights_above_the_cap_are_refused_before_they_are_written(base: Base, admin: Caller, tmp_path: Path) -> None:
     folder = make_adapter_folder(tmp_path / "large", base)
-    with open_registry(tmp_path / "home", max_upload_bytes=5000) as registry:
+    with open_registry(tmp_path / "home", limits=Limits(max_upload_bytes=5000)) as registry:
         registry.tenants.create(Caller.operator(), "acme")
         registry.bases.add(Caller.operator(), base)
         with pytest.raises(TooLargeError) as caught:
@@ -162,3 +163,79 @@ def test_the_same_file_twice_is_refused() -> None:
     with tempfile.TemporaryDirectory() as staged, pytest.raises(RefusedError) as caught:
         admit(members, Path(staged), BASE, Limits())
     assert caught.value.code == "duplicate_file"
+
+
+# --- all that is wrong, in one refusal --------------------------------------------------------------------------------
+
+
+def spoilt_all_over() -> tuple[bytes, bytes]:
+    """An adapter with a fault at each step that can be told apart from the others."""
+    config = {
+        **adapter_config(alpha=-1),
+        "use_dora": True,
+        "bias": "all",
+        "base_model_name_or_path": f"sha256:{'0' * 64}",
+    }
+    tensors = adapter_tensors(BASE)
+    names = list(tensors)
+    tensors[names[0]] = Tensor.of(np.full((8, 32), np.nan))
+    tensors[names[2]] = Tensor("F64", (8, 32), bytes(8 * 32 * 8))
+    tensors[names[4]] = Tensor.of(np.ones((32, 8)))
+    del tensors[names[7]]
+    tensors["base_model.model.lm_head.weight"] = Tensor.of(np.ones((2, 2)))
+    tensors |= adapter_tensors(BASE, modules=["o_proj"])
+    for side in "AB":
+        tensors[f"base_model.model.elsewhere.lora_{side}.weight"] = Tensor.of(np.ones((8, 8)))
+    return json.dumps(config).encode(), safetensors_bytes(tensors)
+
+
+def test_one_refusal_tells_of_all_that_is_wrong_in_the_order_of_the_codes() -> None:
+    refused = refusal_of(*spoilt_all_over())
+    codes = list(dict.fromkeys(problem.code for problem in refused.problems))
+    assert codes == [
+        "unsupported_config",
+        "needs_conversion",
+        "base_mismatch",
+        "invalid_alpha",
+        "unsupported_dtype",
+        "invalid_tensor_name",
+        "missing_pair",
+        "unknown_module",
+        "shape_mismatch",
+        "not_finite",
+    ]
+    assert refused.code == codes[0]
+    assert refused.message == " ".join(problem.message for problem in refused.problems)
+
+
+def test_strange_files_and_what_is_wrong_with_the_two_are_told_together() -> None:
+    members = [
+        ("adapter_config.json", io.BytesIO(json.dumps({**adapter_config(), "bias": "all"}).encode())),
+        ("adapter_model.bin", io.BytesIO(b"\x80")),
+        ("tokenizer.json", io.BytesIO(b"{}")),
+    ]
+    with tempfile.TemporaryDirectory() as staged, pytest.raises(RefusedError) as caught:
+        admit(members, Path(staged), BASE, Limits())
+    codes = [problem.code for problem in caught.value.problems]
+    assert codes == ["unexpected_file", "unsupported_format", "unsupported_config"]
+
+
+def test_a_broken_config_does_not_hide_what_is_wrong_with_the_weights() -> None:
+    tensors = adapter_tensors(BASE)
+    tensors[f"{Q0}.lora_B.weight"] = Tensor.of(np.full((32, 8), np.inf))
+    refused = refusal_of(b"{", safetensors_bytes(tensors))
+    assert [problem.code for problem in refused.problems] == ["invalid_config", "not_finite"]
+
+
+def test_a_broken_config_is_all_there_is_to_say_of_sound_weights() -> None:
+    assert [problem.code for problem in refusal_of(b"{}").problems] == ["invalid_config"] * 4
+
+
+def test_a_refusal_stays_readable_however_much_is_wrong() -> None:
+    names = {f"{'x' * 70}\U0001f600{number}": None for number in range(60)}
+    config = json.dumps({**adapter_config(), **dict.fromkeys(names, 1)}).encode()
+    tensors = {f"{name}\U0001f600" * 2: Tensor("F64", (1,), bytes(8)) for name in names}
+    refused = refusal_of(config, safetensors_bytes(tensors))
+    assert len(refused.message) < 8200
+    assert "(and 50 more)" in refused.message
+    assert all(len([one for one in refused.problems if one.code == code]) <= 10 for code in Refusal)

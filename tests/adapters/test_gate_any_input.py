@@ -1,44 +1,42 @@
 """Generated uploads: whatever comes in is admitted rightly or refused by the gate, and nothing else happens."""
 
-import json
-from typing import Any
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.adapters.judging import BASE, GOOD, assert_judged
-from tests.builders import adapter_config, adapter_tensors, safetensors_bytes
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
-    max_leaves=12,
-)
-DESCRIPTIONS = st.fixed_dictionaries(
-    {
-        "dtype": st.sampled_from(["F32", "F16", "BF16", "I8", "F4", "X"]) | JSON,
-        "shape": st.lists(st.integers(-1, 64) | st.integers(), max_size=3) | JSON,
-        "data_offsets": st.lists(st.integers(-1, 5000) | st.integers(), min_size=2, max_size=2) | JSON,
-    }
-)
+from adapters import RefusedError
+from tests.adapters.judging import GOOD, assert_judged, assert_members_judged, judged, read_safetensors
+from tests.adapters.strategies import Members, configs, hostile_members, tensors, weights
+from tests.builders import Tensors, safetensors_bytes
 
 
-@settings(max_examples=150)
-@given(st.dictionaries(st.sampled_from(sorted(adapter_config())) | st.text(max_size=8), JSON, min_size=1))
-def test_any_config_is_admitted_or_refused_with_a_code(changes: dict[str, Any]) -> None:
-    assert_judged(config=json.dumps({**adapter_config(), **changes}).encode())
+@settings(max_examples=120)
+@given(configs())
+def test_any_config_is_admitted_or_refused_with_a_code(config: bytes) -> None:
+    assert_judged(config=config)
 
 
-@settings(max_examples=150)
-@given(st.dictionaries(st.sampled_from(sorted(adapter_tensors(BASE))) | st.text(max_size=8), DESCRIPTIONS | JSON))
-def test_any_header_is_admitted_or_refused_with_a_code(header: dict[str, Any]) -> None:
-    assert_judged(weights=safetensors_bytes(adapter_tensors(BASE), header=header))
+@settings(max_examples=120)
+@given(weights())
+def test_any_weights_are_admitted_or_refused_with_a_code(content: bytes) -> None:
+    assert_judged(weights=content)
+
+
+@settings(max_examples=100)
+@given(configs(), weights())
+def test_any_two_files_together_are_admitted_or_refused_with_a_code(config: bytes, content: bytes) -> None:
+    assert_judged(config=config, weights=content)
+
+
+@settings(max_examples=100)
+@given(hostile_members())
+def test_any_files_are_admitted_or_refused_with_a_code(members: Members) -> None:
+    assert_members_judged(members)
 
 
 @settings(max_examples=100)
 @given(st.binary(max_size=300), st.binary(max_size=300))
-def test_any_bytes_are_refused_with_a_code(config: bytes, weights: bytes) -> None:
-    assert_judged(config=config, weights=weights)
+def test_any_bytes_are_refused_with_a_code(config: bytes, content: bytes) -> None:
+    assert_judged(config=config, weights=content)
 
 
 @settings(max_examples=100)
@@ -47,3 +45,13 @@ def test_a_changed_byte_is_admitted_or_refused_and_never_mistaken_for_the_origin
     changed = bytearray(GOOD)
     changed[position] = byte
     assert_judged(weights=bytes(changed))
+
+
+@settings(max_examples=100)
+@given(tensors())
+def test_what_passes_has_the_uploads_own_tensors_and_no_others(made: Tensors) -> None:
+    try:
+        with judged(weights=safetensors_bytes(made)) as admitted:
+            assert read_safetensors(admitted.folder / "adapter_model.safetensors") == made
+    except RefusedError:
+        pass

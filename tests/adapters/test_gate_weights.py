@@ -81,6 +81,10 @@ BAD_TENSORS: dict[str, list[Change]] = {
         lambda tensors: tensors.clear(),
         renamed("base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight"),
     ],
+    "needs_conversion": [
+        renamed(f"{Q0}.{name}")
+        for name in ("lora_magnitude_vector", "lora_magnitude_vector.weight", "lora_E", "ranknum", "lora_A", "lora_B")
+    ],
     "invalid_tensor_name": [
         renamed(name)
         for name in (
@@ -90,7 +94,6 @@ BAD_TENSORS: dict[str, list[Change]] = {
             f"{Q0}.lora_A.default.weight",
             f"{Q0}.lora_A.weight ",
             f"{Q0}.lora_A.weight\n",
-            f"{Q0}.lora_magnitude_vector",
             f"{Q0}.lora_embedding_A",
             "model.layers.0.self_attn.q_proj.lora_A.weight",
             "base_model.model.../../x.lora_A.weight",
@@ -137,6 +140,62 @@ def test_a_gain_a_hundred_times_a_trained_adapters_passes(dtype: str) -> None:
 def test_an_adapter_for_another_base_is_refused(other: Base) -> None:
     refused = refusal_of(weights=safetensors_bytes(adapter_tensors(other)))
     assert refused.code in {"unknown_module", "shape_mismatch"}
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (
+            make_base(layers=5),
+            "4 of the adapter's 10 modules fit the base 'tiny' (it has modules in 5 layers, the base",
+        ),
+        (
+            make_base(hidden=64),
+            "None of the adapter's 4 modules fits the base 'tiny': it looks trained on another base",
+        ),
+    ],
+    ids=["more layers", "wider"],
+)
+def test_how_much_of_another_bases_adapter_would_fit_is_said_first(other: Base, words: str) -> None:
+    refused = refusal_of(weights=safetensors_bytes(adapter_tensors(other)))
+    assert refused.problems[0].message.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (shaped("A", 32, 8), "is [32, 8] where rank 8 and the base want [8, 32]: it is transposed"),
+        (shaped("A", 256), "is [256] where rank 8 and the base want [8, 32]: it has 1 dimensions"),
+        (shaped("A", 1, 8, 32), "is [1, 8, 32] where rank 8 and the base want [8, 32]: it has 3 dimensions"),
+        (shaped("B", 0, 8), "is [0, 8] where rank 8 and the base want [32, 8]: it is empty"),
+        (shaped("B", 1, 1), "is [1, 1] where rank 8 and the base want [32, 8]: it is a single number"),
+        (shaped("B", 32, 4), "is [32, 4] where rank 8 and the base want [32, 8]: its rank is 4, and r says 8"),
+    ],
+    ids=["transposed", "1-D", "3-D", "empty", "1x1", "rank"],
+)
+def test_a_wrong_shape_is_told_with_the_right_one_and_with_what_is_wrong(change: Change, words: str) -> None:
+    tensors = adapter_tensors(BASE)
+    change(tensors)
+    [problem] = refusal_of(weights=safetensors_bytes(tensors)).problems
+    assert words in problem.message
+    assert problem.message.startswith(f"'{Q0}.lora_")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (f"{Q0}.lora_A.default.weight", "save_pretrained"),
+        ("base_model.model.model.embed_tokens.lora_embedding_A", "embeddings are not adapted"),
+        ("base_model.model.lm_head.modules_to_save.weight", "modules_to_save"),
+        (f"{Q0}.base_layer.bias", "biases"),
+        (f"{Q0}.lora_magnitude_vector", "`lorikeet train convert FOLDER --to lora --out PLAIN`"),
+    ],
+)
+def test_a_misnamed_tensor_is_told_with_what_it_probably_is(name: str, words: str) -> None:
+    tensors = adapter_tensors(BASE) | {name: Tensor.of(np.ones((8, 32)))}
+    [problem] = refusal_of(weights=safetensors_bytes(tensors)).problems
+    assert repr(name) in problem.message
+    assert words in problem.message
 
 
 def test_tensors_beyond_the_target_modules_are_refused_as_peft_would_not_load_them() -> None:

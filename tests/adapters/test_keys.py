@@ -1,14 +1,14 @@
 """API keys are issued once, stored as hashes, and end when they are revoked or expire."""
 
 import re
-import sqlite3
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
-from adapters import Caller, InvalidError, KeyRejectedError, NotFoundError, Registry, Scope
+from adapters import Caller, InvalidError, KeyRejectedError, NotFoundError, Registry, Scope, TenantLimits
+from adapters.schema import METADATA
+from tests.adapters.conftest import Execute
 
 INFER = frozenset({Scope.INFER})
 
@@ -21,16 +21,24 @@ def test_a_key_authenticates_its_holder(registry: Registry, admin: Caller) -> No
     assert issued.key.id in caller.name
 
 
+def test_a_caller_comes_with_its_key_and_its_tenants_limits(registry: Registry, operator: Caller) -> None:
+    issued = registry.keys.issue(operator, "acme", name="laptop", scopes=INFER)
+    assert registry.keys.authenticate(issued.secret).limits == TenantLimits()
+    limits = TenantLimits(requests_per_minute=60, monthly_tokens=10**12)
+    registry.tenants.set_limits(operator, "acme", limits)
+    caller = registry.keys.authenticate(issued.secret)
+    assert (caller.key_id, caller.limits) == (issued.key.id, limits)
+
+
 def test_a_platform_key_authenticates_the_platform(registry: Registry, operator: Caller) -> None:
     issued = registry.keys.issue(operator, None, name="root", scopes=frozenset({Scope.PLATFORM}))
     caller = registry.keys.authenticate(issued.secret)
     assert (caller.tenant, caller.scopes) == (None, frozenset({Scope.PLATFORM}))
 
 
-def test_the_database_never_sees_a_secret(registry: Registry, admin: Caller, home: Path) -> None:
+def test_the_database_never_sees_a_secret(registry: Registry, admin: Caller, execute: Execute) -> None:
     secret = registry.keys.issue(admin, "acme", name="laptop", scopes=INFER).secret
-    with closing(sqlite3.connect(home / "registry.db")) as connection:
-        stored = "\n".join(connection.iterdump())
+    stored = "\n".join(str(execute(str(select(table)))) for table in METADATA.tables.values())
     assert secret not in stored
     assert "laptop" in stored
 
@@ -46,7 +54,7 @@ def test_keys_are_listed_by_tenant_without_their_secrets(registry: Registry, ope
 
 
 def test_a_revoked_an_expired_and_a_wrong_key_are_the_same_answer(
-    registry: Registry, admin: Caller, home: Path
+    registry: Registry, admin: Caller, execute: Execute
 ) -> None:
     revoked = registry.keys.issue(admin, "acme", name="revoked", scopes=INFER)
     registry.keys.revoke(admin, "acme", revoked.key.id)
@@ -54,8 +62,7 @@ def test_a_revoked_an_expired_and_a_wrong_key_are_the_same_answer(
         admin, "acme", name="expired", scopes=INFER, expires_at=datetime.now(UTC) + timedelta(hours=1)
     )
     assert registry.keys.authenticate(expired.secret).tenant == "acme"
-    with closing(sqlite3.connect(home / "registry.db", isolation_level=None)) as connection:
-        connection.execute("UPDATE api_keys SET expires_at = '2026-01-01 00:00:00' WHERE name = 'expired'")
+    execute("UPDATE api_keys SET expires_at = '2026-01-01 00:00:00' WHERE name = 'expired'")
     answers = set()
     for secret in (revoked.secret, expired.secret, "lk-" + "A" * 43):
         with pytest.raises(KeyRejectedError) as caught:
@@ -149,3 +156,17 @@ def test_an_expiry_in_the_past_or_without_a_zone_or_beyond_the_calendar_is_refus
     with pytest.raises(InvalidError) as caught:
         registry.keys.issue(admin, "acme", name="k", scopes=INFER, expires_at=expires_at)
     assert caught.value.code == "invalid_expiry"
+
+
+def test_keys_are_listed_in_pages(registry: Registry, admin: Caller) -> None:
+    issued = [registry.keys.issue(admin, "acme", name=name, scopes=frozenset({Scope.INFER})).key for name in "abc"]
+    page = registry.keys.list(admin, "acme", limit=2)
+    assert page + registry.keys.list(admin, "acme", after=page[-1].id) == issued
+
+
+@pytest.mark.parametrize("after", ["", "key-1", "\0", "\ud800", "' OR 1=1 --"])
+def test_a_list_of_keys_goes_on_after_one_of_them(registry: Registry, operator: Caller, after: str) -> None:
+    registry.keys.issue(operator, None, name="k", scopes=frozenset({Scope.PLATFORM}))
+    with pytest.raises(InvalidError) as caught:
+        registry.keys.list(operator, None, after=after)
+    assert caught.value.code == "invalid_cursor"

@@ -10,6 +10,7 @@ import pytest
 from adapters import (
     Caller,
     Manifest,
+    NotFoundError,
     ProbeVerdict,
     RefusedError,
     Registry,
@@ -72,16 +73,46 @@ def test_the_servers_first_load_settles_an_unprobed_version(
     registry: Registry, publish: Publish, admin: Caller, *, is_accepted: bool, state: VersionState
 ) -> None:
     version = publish().version
-    registry.versions.record_probe(version.id, ProbeVerdict(is_accepted=is_accepted, warnings=("w",)))
+    registry.versions.record_probe(Caller.server(), version.id, ProbeVerdict(is_accepted=is_accepted, warnings=("w",)))
     settled = registry.versions.get(admin, "acme", "support", 1)
     assert settled == dataclasses.replace(version, state=state, warnings=("w",))
 
 
 def test_a_verdict_on_a_settled_version_changes_nothing(registry: Registry, publish: Publish, admin: Caller) -> None:
     version = publish(probe=lambda _folder, _manifest: ProbeVerdict(is_accepted=True)).version
-    registry.versions.record_probe(version.id, ProbeVerdict(is_accepted=False))
-    registry.versions.record_probe(12345, ProbeVerdict(is_accepted=False))
-    assert registry.versions.get(admin, "acme", "support", 1) == version
+    rows = registry.audit(admin)
+    now = registry.versions.record_probe(Caller.server(), version.id, ProbeVerdict(is_accepted=False))
+    assert now == registry.versions.get(admin, "acme", "support", 1) == version
+    assert registry.audit(admin) == rows
+
+
+def test_a_verdict_on_no_version_is_not_found(registry: Registry) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        registry.versions.record_probe(Caller.server(), 12345, ProbeVerdict(is_accepted=False))
+    assert caught.value.code == "version_not_found"
+
+
+def test_who_is_late_with_a_verdict_is_told_the_one_that_stands(
+    registry: Registry, publish: Publish, admin: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = publish().version
+    write = registry._database.write
+
+    def write_late() -> Any:
+        monkeypatch.undo()
+        registry.versions.record_probe(Caller.server(), version.id, ProbeVerdict(is_accepted=True))
+        return write()
+
+    monkeypatch.setattr(registry._database, "write", write_late)
+    late = registry.versions.record_probe(Caller.server(), version.id, ProbeVerdict(is_accepted=False))
+    assert late.state is VersionState.READY
+    assert [row.detail["is_accepted"] for row in registry.audit(admin) if row.action == "version.probe"] == [True]
+
+
+def test_the_audit_keeps_not_all_of_what_an_engine_says(registry: Registry, publish: Publish, admin: Caller) -> None:
+    version = publish().version
+    registry.versions.record_probe(Caller.server(), version.id, ProbeVerdict(is_accepted=False, reason="x" * 10_000))
+    assert len(registry.audit(admin, limit=1)[0].detail["reason"]) == 500
 
 
 @pytest.mark.parametrize("is_accepted", [True, False])
@@ -89,10 +120,12 @@ def test_a_verdict_lifts_neither_a_rejected_nor_a_retired_version(
     registry: Registry, publish: Publish, admin: Caller, *, is_accepted: bool
 ) -> None:
     rejected, retired = publish(seed=1).version, publish(seed=2).version
-    registry.versions.record_probe(rejected.id, ProbeVerdict(is_accepted=False))
+    registry.versions.record_probe(Caller.server(), rejected.id, ProbeVerdict(is_accepted=False))
     registry.versions.retire(admin, "acme", "support", retired.number)
     for version in (rejected, retired):
-        registry.versions.record_probe(version.id, ProbeVerdict(is_accepted=is_accepted, warnings=("late",)))
+        registry.versions.record_probe(
+            Caller.server(), version.id, ProbeVerdict(is_accepted=is_accepted, warnings=("late",))
+        )
     settled = [(version.state, version.warnings) for version in registry.versions.list(admin, "acme", "support")]
     assert settled == [(VersionState.RETIRED, ()), (VersionState.REJECTED, ())]
 
@@ -101,7 +134,7 @@ def test_publishing_again_with_an_engine_lifts_a_rejected_version_and_no_retired
     registry: Registry, publish: Publish, admin: Caller
 ) -> None:
     rejected, retired = publish(seed=1).version, publish(seed=2).version
-    registry.versions.record_probe(rejected.id, ProbeVerdict(is_accepted=False))
+    registry.versions.record_probe(Caller.server(), rejected.id, ProbeVerdict(is_accepted=False))
     registry.versions.retire(admin, "acme", "support", retired.number)
     again = [publish(seed=seed, probe=lambda *_: ProbeVerdict(is_accepted=True)).version.state for seed in (1, 2)]
     assert again == [VersionState.READY, VersionState.RETIRED]

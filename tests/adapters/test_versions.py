@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from adapters import (
     Caller,
     ConflictError,
     InvalidError,
+    Kind,
+    Limits,
     Manifest,
     NotFoundError,
     ProbeVerdict,
+    Published,
     RefusedError,
     Registry,
     VersionState,
@@ -22,7 +26,15 @@ from adapters import (
     open_registry,
 )
 from tests.adapters.conftest import Publish
-from tests.builders import make_adapter_folder, make_base
+from tests.builders import folder_of, make_adapter_folder, make_base, make_base_of, make_model_folder
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """A mapping that many deep."""
+    origin: dict[str, Any] = {}
+    for _ in range(depth - 1):
+        origin = {"deeper": origin}
+    return origin
 
 
 def test_a_published_adapter_can_be_promoted_resolved_and_read(
@@ -33,7 +45,7 @@ def test_a_published_adapter_can_be_promoted_resolved_and_read(
     target = registry.resolve(user, "support")
     assert (target.label, target.version_id, target.rank) == ("acme/support@1", version.id, 8)
     assert (target.digest, target.base_fingerprint) == (version.manifest.digest, base.fingerprint)
-    folder = registry.folder(target.digest)
+    folder = folder_of(registry, target.digest)
     assert sorted(path.name for path in folder.iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -81,13 +93,13 @@ def test_two_tenants_with_equal_bytes_share_a_blob_and_nothing_else(publish: Pub
 
 
 def test_a_publish_is_there_after_the_registry_is_opened_again(
-    registry: Registry, publish: Publish, admin: Caller, home: Path
+    registry: Registry, publish: Publish, admin: Caller, home: Path, database_url: str | None
 ) -> None:
     version = publish().version
     registry.close()
-    with open_registry(home) as reopened:
+    with open_registry(home, database_url) as reopened:
         assert reopened.versions.get(admin, "acme", "support", 1) == version
-        reopened.store.verify(version.manifest.digest)
+        folder_of(reopened, version.manifest.digest)
 
 
 def test_many_publishes_at_once_make_each_version_once(
@@ -156,7 +168,9 @@ def test_a_base_that_comes_while_its_name_is_being_published_keeps_it(
 
 
 @pytest.mark.parametrize(
-    "origin", [{"a": object()}, {"a": float("nan")}, {"a": "x" * 70_000}], ids=["object", "nan", "large"]
+    "origin",
+    [{"a": object()}, {"a": float("nan")}, {"a": "x" * 70_000}, nested(33), nested(5000), {"a": [nested(31)]}],
+    ids=["object", "nan", "large", "deep", "deepest", "deep in a list"],
 )
 def test_an_origin_that_is_not_small_json_is_refused(publish: Publish, origin: Any) -> None:
     with pytest.raises(InvalidError) as caught:
@@ -164,9 +178,43 @@ def test_an_origin_that_is_not_small_json_is_refused(publish: Publish, origin: A
     assert caught.value.code == "invalid_origin"
 
 
+def test_an_origin_is_kept_by_its_version_and_tells_calls_apart(
+    registry: Registry, publish: Publish, operator: Caller, base: Base, tmp_path: Path
+) -> None:
+    assert publish(origin=nested(32)).version.origin == nested(32)
+    assert "deeper" not in str(registry.audit(operator, limit=1))
+    caller = replace(operator, idempotency_key="key-1")
+    folder, support = make_adapter_folder(tmp_path / "again", base), ("acme", "support")
+    for run in ("r1", "r1"):
+        members, origin = folder_members(folder), {"run": run}
+        registry.versions.publish(caller, *support, members, base=base.fingerprint, origin=origin)
+    with pytest.raises(ConflictError) as caught:
+        registry.versions.publish(caller, *support, folder_members(folder), base=base.fingerprint, origin={"run": "r2"})
+    assert caught.value.code == "idempotency_key_reuse"
+
+
+@pytest.mark.parametrize("first", [Kind.LORA, Kind.MERGED])
+def test_no_adapter_has_both_adapters_and_whole_models(
+    registry: Registry, publish: Publish, operator: Caller, tmp_path: Path, first: Kind
+) -> None:
+    model = registry.bases.add(operator, make_base_of(make_model_folder(tmp_path / "base"), "whole"))
+
+    def publish_as(kind: Kind, seed: int) -> Published:
+        if not kind.is_model:
+            return publish("both", seed=seed)
+        members = folder_members(make_model_folder(tmp_path / f"model-{seed}", seed=seed))
+        return registry.versions.publish(operator, "acme", "both", members, base=model.fingerprint, kind=kind)
+
+    publish_as(first, 1)
+    with pytest.raises(ConflictError) as caught:
+        publish_as(Kind.FULL if first is Kind.LORA else Kind.LORA, 2)
+    assert caught.value.code == "kind_mismatch"
+    assert publish_as(Kind.LORA if first is Kind.LORA else Kind.FULL, 3).version.number == 2
+
+
 def test_no_caller_can_publish_a_rank_above_the_registrys(base: Base, admin: Caller, tmp_path: Path) -> None:
     folder = make_adapter_folder(tmp_path / "adapter", base, rank=16)
-    with open_registry(tmp_path / "small", max_rank=8) as registry:
+    with open_registry(tmp_path / "small", limits=Limits(max_rank=8)) as registry:
         registry.tenants.create(Caller.operator(), "acme")
         registry.bases.add(Caller.operator(), base)
         with pytest.raises(RefusedError, match="max_rank of 8") as caught:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from safetensors import safe_open
 
-from adapters import Base, Caller, Module, Registry, Scope, fingerprint_base, folder_members, open_registry
+from adapters import Base, Caller, Limits, Module, Registry, Scope, fingerprint_base, folder_members, open_registry
 from server.app import create_app
 from server.engine.environment import prepare_environment
 from server.engine.protocol import Engine
@@ -102,7 +102,7 @@ def real_server(tiny_base: Base, tmp_path_factory: pytest.TempPathFactory) -> It
     )
     home = tmp_path_factory.mktemp("home")
     settings = ServerSettings(max_loras=SLOTS, max_cpu_loras=HOST_SLOTS)
-    with open_registry(home, max_rank=MAX_RANK) as registry:
+    with open_registry(home, limits=Limits(max_rank=MAX_RANK)) as registry:
         registry.bases.add(OPERATOR, tiny_base)
         for tenant in ("acme", "globex"):
             registry.tenants.create(OPERATOR, tenant)

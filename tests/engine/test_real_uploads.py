@@ -49,7 +49,7 @@ def bad_uploads(base: Base) -> dict[str, tuple[str, list[tuple[str, tuple[str, b
             two_files(good, safetensors_bytes({k: v for k, v in tensors.items() if k != first})),
         ),
         "cut off": ("safetensors_invalid", two_files(good, weights[:-50])),
-        "DoRA": ("unsupported_config", two_files(good | {"use_dora": True}, weights)),
+        "DoRA": ("needs_conversion", two_files(good | {"use_dora": True}, weights)),
         "a rank beyond the registry's": (
             "rank_too_high",
             two_files(adapter_config(64), safetensors_bytes(adapter_tensors(base, 64))),

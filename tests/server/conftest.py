@@ -17,11 +17,20 @@ from tests.server.world import OPERATOR, World, make_settings
 
 
 @pytest.fixture
-def make_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
+def database_url(database: str, request: pytest.FixtureRequest) -> str | None:
+    """A new database with the newest tables in it; None is SQLite in the home."""
+    if database == "sqlite":
+        return None
+    url: str = request.getfixturevalue("new_postgresql")(request.getfixturevalue("migrated_postgresql"))
+    return url
+
+
+@pytest.fixture
+def make_world(tmp_path: Path, database_url: str | None) -> Iterator[Callable[..., World]]:
     """Start a server; it stops with the test."""
 
     def make(**overrides: Any) -> World:
-        registry = opened.enter_context(open_registry(tmp_path / "home"))
+        registry = opened.enter_context(open_registry(tmp_path / "home", database_url))
         base = registry.bases.add(OPERATOR, make_base())
         for tenant in ("acme", "zoo"):
             registry.tenants.create(OPERATOR, tenant)

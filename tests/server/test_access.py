@@ -11,38 +11,81 @@ from tests.server.world import World
 
 ACME = "/admin/v1/tenants/acme"
 SUPPORT = f"{ACME}/adapters/support"
+UPLOAD = f"upload-{'0' * 32}"
 PUBLIC = {("GET", "/healthz"), ("GET", "/readyz")}
 INFER = {("GET", "/v1/models"), *(("POST", path) for path in PATHS)}
-PLATFORM = {("GET", "/metrics"), ("GET", "/admin/v1/residency"), ("POST", "/admin/v1/tenants")}
-ADMIN = {("GET", "/admin/v1/tenants")}
+PLATFORM = {
+    ("GET", "/metrics"),
+    ("GET", "/admin/v1/residency"),
+    ("POST", "/admin/v1/tenants"),
+    ("PATCH", ACME),
+    ("GET", "/admin/v1/keys"),
+    ("POST", "/admin/v1/keys"),
+    ("DELETE", "/admin/v1/keys/key-1"),
+}
+ADMIN = {("GET", "/admin/v1/tenants"), ("GET", "/admin/v1/audit"), ("GET", "/admin/v1/usage")}
 TENANTS = {
     ("GET", ACME),
     ("GET", f"{ACME}/keys"),
     ("POST", f"{ACME}/keys"),
     ("DELETE", f"{ACME}/keys/key-1"),
     ("GET", f"{ACME}/adapters"),
+    ("GET", SUPPORT),
     ("GET", f"{SUPPORT}/versions"),
     ("POST", f"{SUPPORT}/versions"),
     ("GET", f"{SUPPORT}/versions/1"),
+    ("GET", f"{SUPPORT}/versions/1/lineage"),
+    ("PATCH", f"{SUPPORT}/versions/1"),
     ("DELETE", f"{SUPPORT}/versions/1"),
+    ("POST", f"{SUPPORT}/versions/1/restore"),
     ("PUT", f"{SUPPORT}/aliases/live"),
+    ("DELETE", f"{SUPPORT}/aliases/live"),
+    ("GET", f"{SUPPORT}/aliases/live/history"),
     ("POST", f"{SUPPORT}/rollback"),
+    ("GET", f"{SUPPORT}/grants"),
+    ("PUT", f"{SUPPORT}/grants/friend"),
+    ("DELETE", f"{SUPPORT}/grants/friend"),
+    ("GET", f"{ACME}/uploads"),
+    ("POST", f"{ACME}/uploads"),
+    ("GET", f"{ACME}/uploads/{UPLOAD}"),
+    ("DELETE", f"{ACME}/uploads/{UPLOAD}"),
+    ("PATCH", f"{ACME}/uploads/{UPLOAD}/files/a"),
+    ("POST", f"{ACME}/uploads/{UPLOAD}/finish"),
 }
 """What belongs to one tenant: its admin's and the platform's, nobody else's."""
-BODIES: dict[str, Any] = {"keys": {"name": "k"}, "live": {"version": 1}, "tenants": {"name": "new"}}
+NAMED = {("GET", "/admin/v1/audit?tenant=acme"), ("GET", "/admin/v1/usage?tenant=acme")}
+"""The same, with the tenant in the query."""
+BODIES: dict[tuple[str, str], Any] = {
+    ("POST", "keys"): {"name": "k"},
+    ("PUT", "live"): {"version": 1},
+    ("POST", "tenants"): {"name": "new"},
+    ("PATCH", "1"): {"note": "x"},
+    ("PATCH", "acme"): {"limits": {}},
+    ("POST", "uploads"): {"adapter": "support"},
+}
+FILLED = {
+    "tenant": "acme",
+    "adapter": "support",
+    "alias": "live",
+    "number": "1",
+    "key_id": "key-1",
+    "grantee": "friend",
+    "upload_id": UPLOAD,
+    "name": "a",
+}
 
 
 def ask(world: World, method: str, path: str, key: str | None) -> Any:
     with world.client(key) as client:
-        return client.request(method, path, json=BODIES.get(path.rpartition("/")[2], {}))
+        headers = {"upload-offset": "0"}  # which the parts of an upload need
+        return client.request(method, path, headers=headers, json=BODIES.get((method, path.rpartition("/")[2]), {}))
 
 
 def test_the_table_of_routes_is_whole() -> None:
     routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
     known = {(method, path) for method, path in PUBLIC | INFER | PLATFORM | ADMIN | TENANTS if path not in PATHS}
     served = {(method, route.path) for route in routes for method in route.methods}
-    filled = {"tenant": "acme", "adapter": "support", "alias": "live", "number": "1", "key_id": "key-1"}
-    assert {(method, path.format(**filled)) for method, path in served} == known
+    assert {(method, path.format(**FILLED)) for method, path in served} == known
 
 
 def test_no_key_and_a_wrong_key_are_401_on_every_route(world: World) -> None:
@@ -82,9 +125,9 @@ def test_keys_of_too_small_a_scope_are_403_on_every_route(world: World) -> None:
 
 def test_another_tenant_and_one_that_does_not_exist_are_the_same_404_on_every_route(world: World) -> None:
     world.publish("acme", "support", seed=1)
-    for method, path in TENANTS:
+    for method, path in TENANTS | NAMED:
         others = ask(world, method, path, "zoo-admin")
-        nobodys = ask(world, method, path.replace("/acme", "/none"), "zoo-admin")
+        nobodys = ask(world, method, path.replace("acme", "none"), "zoo-admin")
         assert others.status_code == nobodys.status_code == 404, (method, path, others.text)
         assert others.content.replace(b"acme", b"none") == nobodys.content
     assert world.ask("support").status_code == 200

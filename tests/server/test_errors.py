@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from starlette.types import Message
@@ -11,12 +12,20 @@ from starlette.types import Message
 import adapters
 import server.engine.environment
 import server.errors
-from adapters import ConflictError, LorikeetError
+from adapters import ConflictError, ForbiddenError, LorikeetError, RefusedError, StorageError
+from adapters.errors import Problem
 from server.answer import Answer, shaped_error
 from server.client import Client
 from server.engine.fake import FakeEngine
 from server.engine.protocol import EngineError
-from server.errors import ENGINE_SENTENCES, STATUSES, error_response, status_of
+from server.errors import (
+    ENGINE_SENTENCES,
+    STATUSES,
+    STATUSES_BY_CODE,
+    error_answer,
+    error_response,
+    status_of,
+)
 from server.metering import Outcome
 from tests.server.world import World
 
@@ -56,8 +65,45 @@ def test_what_nobody_foresaw_is_a_500_that_says_nothing() -> None:
     assert b"internal_error" in response.body
 
 
-def test_a_failed_if_match_is_412() -> None:
-    assert status_of(ConflictError("moved", code="version_conflict")) == 412
+def test_a_refused_upload_tells_of_all_its_problems() -> None:
+    problems = [Problem("invalid_rank", "'r' must be …"), Problem("not_finite", "'x' has …")]
+    status, body = error_answer(RefusedError("Both.", code="invalid_rank", problems=problems))
+    assert (status, body["error"]) == (
+        422,
+        {
+            "message": "Both.",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": "invalid_rank",
+            "problems": [
+                {"code": "invalid_rank", "message": "'r' must be …"},
+                {"code": "not_finite", "message": "'x' has …"},
+            ],
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ConflictError("moved", code="version_conflict"), 412),
+        (ConflictError("other words", code="idempotency_key_reuse"), 422),
+        (ConflictError("gone", code="blob_collected"), 409),
+        (StorageError("no room", code="insufficient_storage"), 507),
+        (StorageError("no disk"), 503),
+        (ForbiddenError("too many", code="quota_exceeded"), 403),
+    ],
+)
+def test_some_codes_have_a_status_of_their_own(error: LorikeetError, status: int) -> None:
+    response = error_response(error)
+    assert (status_of(error), response.status_code) == (status, status)
+    assert json.loads(bytes(response.body))["error"]["code"] == error.code
+
+
+def test_every_code_with_a_status_of_its_own_is_one_that_the_registry_has() -> None:
+    source = "".join(path.read_text() for path in Path(adapters.__file__).parent.rglob("*.py"))
+    for code in STATUSES_BY_CODE:
+        assert f'"{code}"' in source
 
 
 @pytest.mark.parametrize(

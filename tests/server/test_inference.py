@@ -7,9 +7,9 @@ from functools import partial
 import pytest
 from openai import NotFoundError
 
-from adapters import folder_members
+from adapters import Caller, ProbeVerdict, Version, folder_members
 from server.engine.fake import BASE_MARK
-from tests.builders import make_adapter_folder, make_base
+from tests.builders import folder_of, make_adapter_folder, make_base
 from tests.server.world import OPERATOR, World, in_thread, wait_until
 
 
@@ -203,6 +203,22 @@ def test_an_unprobed_version_that_the_probe_refuses_is_rejected_and_never_answer
     assert world.residency() == {}
 
 
+def test_a_version_that_another_server_has_just_rejected_never_answers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.publish("acme", "support", seed=1, is_probed=False)
+    record = world.registry.versions.record_probe
+
+    def record_late(caller: Caller, version_id: int, verdict: ProbeVerdict) -> Version:
+        record(caller, version_id, ProbeVerdict(is_accepted=False))
+        return record(caller, version_id, verdict)
+
+    monkeypatch.setattr(world.registry.versions, "record_probe", record_late)
+    refused, unknown = world.ask("support"), world.ask("nobody")
+    assert (refused.status_code, refused.content) == (404, unknown.content)
+    assert world.residency() == {}
+
+
 def test_an_unprobed_version_that_cannot_be_loaded_now_is_503_and_answers_later(world: World) -> None:
     world.publish("acme", "support", seed=1, is_probed=False)
     world.engine.refuses_loads = True
@@ -233,7 +249,7 @@ def test_an_unprobed_version_that_changes_nothing_is_served_with_a_warning(world
 def test_a_probed_version_whose_files_were_lost_is_503_and_leaves_the_others_alone(world: World) -> None:
     lost = world.publish("acme", "lost", seed=1)
     world.publish("acme", "support", seed=2)
-    folder = world.registry.folder(lost.manifest.digest)
+    folder = folder_of(world.registry, lost.manifest.digest)
     folder.chmod(0o700)
     (folder / "adapter_model.safetensors").unlink()
     response = world.ask("lost")
@@ -243,7 +259,7 @@ def test_a_probed_version_whose_files_were_lost_is_503_and_leaves_the_others_alo
 
 def test_a_version_whose_files_have_changed_is_503_and_never_loaded(world: World) -> None:
     changed = world.publish("acme", "changed", seed=1)
-    weights = world.registry.folder(changed.manifest.digest) / "adapter_model.safetensors"
+    weights = folder_of(world.registry, changed.manifest.digest) / "adapter_model.safetensors"
     weights.chmod(0o600)
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     response = world.ask("changed")

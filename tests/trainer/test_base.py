@@ -1,17 +1,20 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from adapters import Registry
+from adapters import Caller, Registry
 from tests.tiny_model import make_tiny_checkpoint
 from tests.trainer.conftest import Command
+from trainer.base import prepare_base
 from trainer.errors import BaseError
+from trainer.progress import Narrator
 
 
 def test_a_checkpoint_folder_becomes_a_base_with_its_table_of_modules(tiny: Path, registry: Registry) -> None:
-    base = registry.bases.find("tiny")
+    base = registry.bases.find(Caller.operator(), "tiny")
     assert base.path == str(tiny)
     assert len(base.modules) == 14
     assert "lm_head" not in base.modules
@@ -20,12 +23,31 @@ def test_a_checkpoint_folder_becomes_a_base_with_its_table_of_modules(tiny: Path
     assert base.chat_template_digest is not None
 
 
+def test_a_base_is_known_by_its_tensors_and_its_config(tiny: Path, registry: Registry) -> None:
+    base = registry.bases.find(Caller.operator(), "tiny")
+    assert base.tensors["model.layers.1.self_attn.q_proj.weight"] == (128, 64)
+    assert len(base.tensors) == 21
+    assert base.config["model_type"] == "llama"
+    assert base.config["lorikeet"]["chat_template"] == (tiny / "chat_template.jinja").read_text()
+
+
+def test_a_base_that_was_entered_before_its_tensors_were_kept_is_entered_anew(
+    tiny: Path, registry: Registry, home: Path
+) -> None:
+    operator = Caller.operator()
+    known = registry.bases.find(operator, "tiny")
+    registry.bases.add(operator, replace(known, tensors={}, config={}))
+    prepare_base(str(tiny), None, registry=registry, home=home, narrator=Narrator())
+    again = registry.bases.find(operator, "tiny")
+    assert (again.tensors, again.config) == (known.tensors, known.config)
+
+
 def test_a_base_is_named_as_it_is_told(lorikeet: Command, registry: Registry, tmp_path: Path) -> None:
     folder = make_tiny_checkpoint(tmp_path / "other", seed=1)
     shown = lorikeet("base", folder, "--name", "second", "--json")
     assert (shown.code, shown.json["name"], shown.json["is_new"]) == (0, "second", True)
-    assert registry.bases.find("second").fingerprint == shown.json["fingerprint"]
-    assert registry.bases.find("tiny").fingerprint != shown.json["fingerprint"]
+    assert registry.bases.find(Caller.operator(), "second").fingerprint == shown.json["fingerprint"]
+    assert registry.bases.find(Caller.operator(), "tiny").fingerprint != shown.json["fingerprint"]
 
 
 def test_a_base_from_the_hub_is_found_by_its_id(
@@ -34,7 +56,7 @@ def test_a_base_from_the_hub_is_found_by_its_id(
     folder = make_tiny_checkpoint(tmp_path / "snapshots" / "0a1b2c", seed=2)
     monkeypatch.setattr("trainer.base._fetch", lambda _hub_id: folder)
     assert lorikeet("base", "Owner/Model-1B").code == 0
-    assert registry.bases.find("Owner/Model-1B").path == str(folder)
+    assert registry.bases.find(Caller.operator(), "Owner/Model-1B").path == str(folder)
 
 
 @pytest.mark.usefixtures("home")

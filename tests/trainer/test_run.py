@@ -34,7 +34,7 @@ def test_a_job_file_becomes_a_live_version(lorikeet: Command, write_job: WriteJo
     assert (version.manifest.rank, version.manifest.dtype) == (4, "BF16")
     assert version.origin["method"] == "lora"
     assert version.origin["dataset_fingerprint"].startswith("sha256:")
-    assert version.origin["chat_template_digest"] == registry.bases.find("tiny").chat_template_digest
+    assert version.origin["chat_template_digest"] == registry.bases.find(Caller.operator(), "tiny").chat_template_digest
 
 
 def test_the_run_folder_tells_what_was_done(lorikeet: Command, write_job: WriteJob, home: Path) -> None:

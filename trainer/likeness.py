@@ -1,0 +1,96 @@
+"""How like the original a converted adapter answers: both beside the base, on a few fixed prompts, logit by logit.
+
+In float32, so that what is measured is the conversion. Holds one model at a time, and reads only what is on the disk:
+the original is run by PEFT itself, which shares nothing with the conversion's own arithmetic.
+"""
+
+import gc
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftConfig, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+from trainer.conversion_report import Difference
+from trainer.errors import AdapterError, BaseError
+from trainer.peft_folder import PeftFolder
+
+PROMPTS = (
+    "The capital of France is",
+    "Dear customer, thank you for your message. Where is my order?",
+    "def mean(values):\n    return",
+    '{"name": "Ada", "born": 1815, "known for":',
+)
+NOISE = 1e-5
+"""A shift of the base's logits below this share of them is rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """The logits to compare with, (positions, vocabulary), each position's around zero."""
+
+    base_folder: Path
+    base: torch.Tensor
+    adapted: torch.Tensor
+
+    def compare(self, converted: Path) -> Difference:
+        """Run the base with the plain LoRA in the folder `converted`."""
+        logits = _logits(PeftModel.from_pretrained(_load(self.base_folder), converted), self.base_folder)
+        off = (logits - self.adapted).abs()
+        shift = float(torch.linalg.norm(self.adapted - self.base))
+        floor = NOISE * float(torch.linalg.norm(self.base))
+        return Difference(
+            largest=float(off.max()), mean=float(off.mean()), relative=float(torch.linalg.norm(off)) / max(shift, floor)
+        )
+
+
+def run_original(base_folder: Path, adapter: PeftFolder, initial: PeftFolder | None) -> Original:
+    """The base's own logits and those with the adapter as it was trained.
+
+    Raises:
+        BaseError: transformers can't load the base or its tokenizer. AdapterError: PEFT can't load the adapter.
+    """
+    disable_progress_bar()
+    model = _load(base_folder)
+    base = _logits(model, base_folder)
+    config = PeftConfig.from_pretrained(adapter.path)
+    if initial is not None:
+        # The weights that training ran on: the base's without the initial adapter's part.
+        for module in adapter.modules:
+            parts = initial.read(module)
+            with torch.no_grad():
+                model.get_submodule(module).weight -= initial.scale(module) * parts["lora_B"] @ parts["lora_A"]
+        config.init_lora_weights = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT takes AdaLoRA's own masks for patterns that match nothing
+            adapted = PeftModel.from_pretrained(model, adapter.path, config=config)
+    except (ValueError, RuntimeError, TypeError, KeyError, OSError) as error:
+        raise AdapterError(f"{adapter.path}: PEFT can't load it: {_first_line(error)}") from error
+    return Original(base_folder, base, _logits(adapted, base_folder))
+
+
+def _load(base_folder: Path) -> AutoModelForCausalLM:
+    gc.collect()  # PEFT's models are cycles: without this, two of them would be in memory
+    try:
+        return AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise BaseError(f"{base_folder}: transformers can't load the base: {_first_line(error)}") from error
+
+
+def _logits(model: AutoModelForCausalLM, base_folder: Path) -> torch.Tensor:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base_folder)
+    except (OSError, ValueError) as error:
+        raise BaseError(f"{base_folder}: the base's tokenizer can't be loaded: {_first_line(error)}") from error
+    model.eval()
+    with torch.inference_mode():
+        logits = torch.cat([model(**tokenizer(prompt, return_tensors="pt")).logits[0] for prompt in PROMPTS]).double()
+    return logits - logits.mean(dim=-1, keepdim=True)  # what moves all alike, no softmax sees
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
