@@ -70,10 +70,11 @@ lint: $(STAMP)
 	@$(LINT_IMPORTS)
 
 check: lint
-	@$(PY) -m pytest -m "not engine and not slow and not gpu"
+	@$(PY) -m pytest --numprocesses auto --maxprocesses 4 -m "not engine and not slow and not gpu"
 
-test: lint
-	@$(PY) -m pytest
+# The engine's tests share one engine, which takes all cores: one after the other.
+test: check
+	@$(PY) -m pytest -m "engine and not slow and not gpu"
 
 crash: $(STAMP)
 	@$(PY) -m tests.crash.campaign
