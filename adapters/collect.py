@@ -26,7 +26,7 @@ from adapters.schema import BLOBS, VERSIONS
 from adapters.storage import Blobs
 from adapters.values import SERVABLE, CollectedBlob
 
-_MAX_GRACE_SECONDS: Final = 100 * 365 * 86400
+MAX_GRACE_HOURS: Final = 100 * 365 * 24
 """More than anybody means, and less than a date can hold."""
 
 
@@ -39,8 +39,8 @@ def collect(database: Database, blobs: Blobs, caller: Caller, *, grace_seconds: 
         StorageError: the disk, the store or the database failed. What was told has gone.
     """
     allow(caller, Action.OPERATE)
-    if not 0 <= grace_seconds <= _MAX_GRACE_SECONDS:  # nor is it NaN
-        raise InvalidError("A grace period is a number of seconds from 0.", code="invalid_grace")
+    if not 0 <= grace_seconds <= MAX_GRACE_HOURS * 3600:  # nor is it NaN
+        raise InvalidError(f"A grace period is 0 to {MAX_GRACE_HOURS} hours.", code="invalid_grace")
     before = datetime.now(UTC) - timedelta(seconds=grace_seconds)
     is_needed = exists().where(VERSIONS.c.digest == BLOBS.c.digest, VERSIONS.c.state.in_(sorted(SERVABLE)))
     idle = select(BLOBS).where(BLOBS.c.touched_at <= before, ~is_needed)

@@ -1,5 +1,6 @@
 """`lorikeet adapters grants`, `audit` and `usage`: who may ask another's, who did what, who used how much."""
 
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from functools import partial
 from itertools import islice
@@ -47,10 +48,11 @@ _USAGE: Final[Columns] = {
 
 
 def _day(written: str) -> date:
-    try:
-        return date.fromisoformat(written)
-    except ValueError as error:
-        raise typer.BadParameter(f"{written!r} is no day: write YYYY-MM-DD.") from error
+    with suppress(ValueError):
+        day = date.fromisoformat(written)
+        if str(day) == written:  # unlike 20260101 and 2026-W01-1
+            return day
+    raise typer.BadParameter(f"{written!r} is no day: write YYYY-MM-DD.")
 
 
 def _day_option(what: str) -> Any:  # noqa: ANN401  — Typer's

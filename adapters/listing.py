@@ -4,7 +4,7 @@ import builtins
 from collections import defaultdict
 from typing import Any
 
-from sqlalchemy import Connection, Select, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Select, exists, func, select
 
 from adapters.access import Action, allow
 from adapters.callers import Caller, GrantedAdapter
@@ -19,7 +19,7 @@ from adapters.lookups import (
     select_aliases,
 )
 from adapters.names import LIVE
-from adapters.schema import ADAPTERS, ALIASES, GRANTS, TENANTS, VERSIONS
+from adapters.schema import ADAPTERS, ALIASES, GRANTS, PROMOTIONS, TENANTS, VERSIONS
 from adapters.values import Adapter, Alias
 
 
@@ -37,9 +37,17 @@ class Adapters:
             return _read(connection, _select_adapters().where(ADAPTERS.c.id == adapter_id))[0]
 
     def list(
-        self, caller: Caller, tenant: str, *, after: str | None = None, limit: int = DEFAULT_PAGE
+        self,
+        caller: Caller,
+        tenant: str,
+        *,
+        after: str | None = None,
+        limit: int = DEFAULT_PAGE,
+        live_on: str | None = None,
     ) -> builtins.list[Adapter]:
         """A tenant's adapters by name: at most `limit`, those whose names come after `after`.
+
+        With `live_on`, a base's fingerprint, those alone whose bare name a server of that base can answer.
 
         Raises:
             InvalidError: `invalid_limit` or `invalid_cursor`.
@@ -51,14 +59,21 @@ class Adapters:
             page = _select_adapters().where(ADAPTERS.c.tenant_id == find_tenant(connection, tenant))
             if after is not None:
                 page = page.where(ADAPTERS.c.name > require_cursor(after))
+            if live_on is not None:
+                page = page.where(_is_live_on(live_on))
             return _read(connection, page.order_by(ADAPTERS.c.name).limit(limit))
 
     def granted(
-        self, caller: Caller, *, after: str | None = None, limit: int = DEFAULT_PAGE
+        self,
+        caller: Caller,
+        *,
+        after: str | None = None,
+        limit: int = DEFAULT_PAGE,
+        live_on: str | None = None,
     ) -> builtins.list[GrantedAdapter]:
         """What other tenants granted to the caller's, by their names and its own.
 
-        At most `limit`, those that come after `after`: the label of one, `acme/support`.
+        At most `limit`, those that come after `after`: the label of one, `acme/support`. `live_on` as for `list`.
 
         Raises:
             InvalidError: `invalid_limit` or `invalid_cursor`.
@@ -78,9 +93,23 @@ class Adapters:
             owner, _, name = after.partition("/")
             same = (TENANTS.c.name == require_cursor(owner)) & (ADAPTERS.c.name > require_cursor(name))
             page = page.where((TENANTS.c.name > owner) | same)
+        if live_on is not None:
+            page = page.where(_is_live_on(live_on))
         with self._database.read() as connection:
             rows = connection.execute(page.limit(limit))
             return [GrantedAdapter(row.tenant, row.name, row.created_at, is_live=row.is_live) for row in rows]
+
+
+def _is_live_on(base: str) -> ColumnElement[bool]:
+    """Whether an adapter's bare name means this base or an adapter on it: all arms of a split are of one."""
+    return exists().where(
+        ALIASES.c.adapter_id == ADAPTERS.c.id,
+        ALIASES.c.name == LIVE,
+        PROMOTIONS.c.id == ALIASES.c.promotion_id,
+        VERSIONS.c.id == PROMOTIONS.c.version_id,
+        (VERSIONS.c.model_fingerprint == base)
+        | (VERSIONS.c.model_fingerprint.is_(None) & (VERSIONS.c.base_fingerprint == base)),
+    )
 
 
 def _select_adapters() -> Select[Any]:

@@ -1,6 +1,5 @@
 """`lorikeet adapters tenants|keys|bases`: what an operator sets up before anything is published."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from operator import attrgetter
@@ -9,7 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from adapters.arguments import all_of
-from adapters.callers import Caller, Scope
+from adapters.callers import Caller, Scope, TenantLimits
 from adapters.errors import InvalidError
 from adapters.names import quoted
 from adapters.printing import AsJson, Columns, print_one, print_rows
@@ -108,9 +107,10 @@ def limit_tenant(
     said = {field: _number(text) for field, text in asked.items() if text is not None}
     operator = Caller.operator()
     with RegistrySettings().open() as registry:
-        tenant = registry.tenants.get(operator, name)
         if said:
-            tenant = registry.tenants.set_limits(operator, name, replace(tenant.limits, **said))
+            tenant = registry.tenants.set_limits(operator, name, TenantLimits(**said), only=frozenset(said))
+        else:
+            tenant = registry.tenants.get(operator, name)
     print_one(tenant, _LIMITS, as_json=as_json)
 
 

@@ -1,12 +1,13 @@
 """What the registry's commands print: a table for people, or JSON for programs."""
 
 import json
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich import box
@@ -19,6 +20,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 Columns = Mapping[str, Callable[[Any], object]]
 """Heading → what of a value stands under it."""
+
+_UNSEEN: Final = frozenset({"Cc", "Cf", "Cs"})
+"""Unicode's categories of what steers a terminal or turns its text round, and of halves of characters."""
 
 
 @contextmanager
@@ -79,10 +83,18 @@ def _shown(value: object) -> str:
         case datetime():
             return f"{value:%Y-%m-%d %H:%M} UTC"
         case StrEnum() | str():
-            return escape(str(value))
+            return _plain(str(value))
         case Mapping():
-            return escape(json.dumps(dict(value), default=_as_json)) if value else "–"
+            return _plain(json.dumps(dict(value), default=_as_json)) if value else "–"
         case tuple() | frozenset():
-            return escape(", ".join(sorted(str(each) for each in value))) or "–"
+            return _plain(", ".join(sorted(str(each) for each in value))) or "–"
         case _:
             return str(value)
+
+
+def _plain(text: str) -> str:
+    """As it stands there: neither rich's markup nor the terminal's sequences mean anything."""
+    shown = (
+        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(each) in _UNSEEN and each != "\n" else each for each in text
+    )
+    return escape("".join(shown))

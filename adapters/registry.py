@@ -41,6 +41,7 @@ class Registry:
     def __init__(self, database: Database, blobs: Blobs, home: Path, limits: Limits) -> None:
         self._database = database
         self._blobs = blobs
+        self._home = home
         self.limits = limits
         self.staging = Staging(home / "store" / "staging")
         self.tenants = Tenants(database)
@@ -120,7 +121,7 @@ class Registry:
 
     def export_to(self, caller: Caller, folder: Path, *, tenant: str | None = None) -> Iterator[Transfer]:
         """Copy a tenant, or all, into a new folder: a backup. See `adapters.transfer.export`."""
-        return export_to(self._database, self._blobs, caller, folder, tenant=tenant)
+        return export_to(self._database, self._blobs, caller, folder, tenant=tenant, home=self._home)
 
     def import_from(self, caller: Caller, folder: Path) -> Iterator[Transfer]:
         """Enter what an export holds. See `adapters.transfer.load`."""

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 import typer
 
 from adapters.callers import Caller
+from adapters.collect import MAX_GRACE_HOURS
 from adapters.errors import StorageError
 from adapters.printing import AsJson, Columns, megabytes, print_one, print_rows, progress
 from adapters.settings import RegistrySettings
@@ -53,7 +54,7 @@ def verify(*, as_json: AsJson = False) -> None:
 def collect(
     *,
     grace_hours: Annotated[
-        float, typer.Option(min=0, max=1e6, help="How long files stay after they were published or let go.")
+        float, typer.Option(min=0, max=MAX_GRACE_HOURS, help="How long files stay after they were published or let go.")
     ] = 168,
     as_json: AsJson = False,
 ) -> None:

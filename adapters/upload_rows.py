@@ -7,7 +7,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, insert, select, update
 
 from adapters.bases import require_no_base_called
-from adapters.changes import Change
+from adapters.changes import Change, Done
 from adapters.entry import require_kind
 from adapters.errors import ConflictError, NotFoundError
 from adapters.limits import Limits
@@ -23,7 +23,7 @@ BESIDE_WEIGHTS: Final = 1 << 27
 UPLOAD_ID: Final = re.compile(r"upload-[0-9a-f]{32}")
 
 
-def add_upload(what: Change, upload_id: str, kind: Kind, connection: Connection) -> Upload:
+def add_upload(what: Change, upload_id: str, kind: Kind, connection: Connection) -> Done[Upload]:
     """Enter an upload of a version of the adapter `what.subject`.
 
     Raises:
@@ -49,7 +49,7 @@ def add_upload(what: Change, upload_id: str, kind: Kind, connection: Connection)
         .values(id=upload_id, tenant_id=tenant_id, created_by=what.caller.signature, **columns)
         .returning(UPLOADS)
     ).one()
-    return as_upload(connection, row, tenant)
+    return Done(as_upload(connection, row, tenant), detail={"upload": upload_id})
 
 
 def find_upload(connection: Connection, tenant: str, upload_id: str) -> Row[Any]:

@@ -33,7 +33,7 @@ from server.threads import Threads
 ROUTERS = (public.router, *ADMIN_ROUTERS)
 ADMIN_PREFIX = "/admin/"
 UPLOADS_AT_ONCE = 8
-"""Of all tenants together. Each may take `max_upload_bytes` of disk while it comes in."""
+"""Of all tenants together, and as many parts of others. Each may take `max_upload_bytes` of disk while it comes in."""
 FRAMING_BYTES = 1 << 20
 """What an upload's body may have beyond the weights: the config, and multipart's or an archive's own bytes."""
 
@@ -46,10 +46,10 @@ def create_app(settings: ServerSettings, registry: Registry, engine: Engine, *, 
     metrics, threads = Metrics(), Threads()
     residency = Residency(engine, host_slots=settings.max_cpu_loras, load_timeout_seconds=settings.load_timeout_seconds)
     leases = Leases(registry, threads, engine, residency, metrics, base=base.fingerprint)
-    uploads = Uploads(at_once=UPLOADS_AT_ONCE)
+    uploads, uploads_in_parts = (Uploads(at_once=UPLOADS_AT_ONCE) for _ in range(2))
     ledger = Ledger(registry, threads, every_seconds=settings.ledger_seconds)
     quotas = Quotas(ledger.month_tokens)
-    parts = Parts(registry, engine, base, residency, leases, metrics, threads, uploads, ledger)
+    parts = Parts(registry, engine, base, residency, leases, metrics, threads, uploads, uploads_in_parts, ledger)
     gateway = Gateway(registry, threads, engine, leases, metrics, quotas, ledger, base=base, secret=secret)
     app: ASGIApp = _Doors(gateway, _AdminDoor(_surface(parts), registry, threads))
     limits = registry.limits

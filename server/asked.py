@@ -3,6 +3,7 @@
 Knows which fields are a client's to set, and nothing of what vLLM makes of the rest: those pass through untouched.
 """
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,11 +11,15 @@ from hashlib import sha256
 from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from server.ceilings import check_ceilings
-from server.errors import BadRequestError, MediaTypeError
+from server.errors import BadRequestError, BodyTimeoutError, MediaTypeError
 from server.strict_json import read_object
+
+BODY_SECONDS = 30.0
+"""In which a body has to come, whole: a request has one of its tenant's places, and a slow client would keep it."""
 
 OURS = frozenset(
     {
@@ -92,17 +97,29 @@ async def read_body(receive: Receive, headers: Headers) -> bytes:
 
     Raises:
         MediaTypeError: it says that it is something else, or compressed.
+        BodyTimeoutError: it did not come within BODY_SECONDS.
+        ClientDisconnect: the client hung up before its end.
     """
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise MediaTypeError("The body must be sent as content-type application/json.")
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise MediaTypeError("The body must be sent without a content-encoding.")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _received(receive)
+    except TimeoutError as error:
+        raise BodyTimeoutError(f"The body did not come within {BODY_SECONDS:g} seconds: send it faster.") from error
+
+
+async def _received(receive: Receive) -> bytes:
     body = bytearray()
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
         body += message.get("body", b"")
-        if not message.get("more_body", False):  # the end, or http.disconnect: then what came is not whole JSON
+        if not message.get("more_body", False):
             return bytes(body)
 
 

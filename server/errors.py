@@ -8,6 +8,7 @@
         ├── RouteNotFoundError      there is nothing at this path
         ├── MethodNotAllowedError   … or not with this method
         ├── BodyTooLargeError       more bytes than this route takes
+        ├── BodyTimeoutError        the body did not come in time
         ├── MediaTypeError          not JSON, or encoded
         ├── UploadInProgressError   this tenant's last upload, or as many as there may be, are still coming in
         ├── RateLimitedError        this tenant has used what it may, for now
@@ -76,6 +77,12 @@ class BodyTooLargeError(ServerError):
     code = "request_too_large"
 
 
+class BodyTimeoutError(ServerError):
+    """The body did not come in time: it would keep its tenant's place for good."""
+
+    code = "request_timeout"
+
+
 class MediaTypeError(ServerError):
     """The body is not JSON, or is compressed."""
 
@@ -132,6 +139,7 @@ STATUSES: Mapping[type[Exception], int] = {
     RouteNotFoundError: 404,
     MethodNotAllowedError: 405,
     BodyTooLargeError: 413,
+    BodyTimeoutError: 408,
     MediaTypeError: 415,
     UploadInProgressError: 429,
     RateLimitedError: 429,
@@ -174,7 +182,8 @@ TYPES: Mapping[int, str] = {
 
 HEADERS: Mapping[int, Mapping[str, str]] = {
     401: {"www-authenticate": "Bearer"},
-    413: {"connection": "close"},  # the rest of the body is not read
+    408: {"connection": "close"},  # the rest of the body is not read
+    413: {"connection": "close"},  # nor here
     429: {"retry-after": "5"},
     503: {"retry-after": "2"},
 }

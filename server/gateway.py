@@ -121,15 +121,22 @@ class Gateway:
         if name is None:
             return None, None
         target = await self._threads.read(self._registry.resolve, caller, name, asked.sticky)
-        if target.label == self._base.version:
-            return target, None
-        await self._require_base(target)
         try:
-            return target, await held.enter_async_context(self._leases.lease(target))
+            return target, await self._lease(target, held)
         except AdapterRejectedError:
-            # If the probe refused it, it is rejected from now on: the 404 of any name that means nothing.
-            await self._threads.read(self._registry.resolve, caller, name, asked.sticky)
-            raise
+            # If the probe refused it, it is rejected from now on: the 404 of any name that means nothing, or another
+            # arm of a split answers.
+            other = await self._threads.read(self._registry.resolve, caller, name, asked.sticky)
+            if other.version_id == target.version_id:
+                raise
+        return other, await self._lease(other, held)
+
+    async def _lease(self, target: Target, held: AsyncExitStack) -> LoadedAdapter | None:
+        """None for the base."""
+        if target.label == self._base.version:
+            return None
+        await self._require_base(target)
+        return await held.enter_async_context(self._leases.lease(target))
 
     async def _require_base(self, target: Target) -> None:
         """An adapter on a model that is a version answers as long as its owner may ask that model.

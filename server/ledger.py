@@ -97,9 +97,10 @@ class Ledger:
         self._clock = clock
         self._max_accounts = max_accounts
         self._unwritten: dict[_Account, Sums] = {}
-        self._month = self._today().replace(day=1)
+        self._month = _month_of(self._today())
         self._known: dict[str, _Known] = {}
-        self._unwritten_tokens: Counter[str] = Counter()
+        self._unwritten_tokens: Counter[tuple[date, str]] = Counter()
+        """By month: the wall clock may step over a month's end and back."""
         self._is_stopping = asyncio.Event()
         self._lock = asyncio.Lock()
 
@@ -122,7 +123,7 @@ class Ledger:
         """What it has used in this month (UTC), as far as this server knows: `learn` first."""
         self._turn_the_page(self._today())
         known = self._known.get(tenant)
-        return self._unwritten_tokens[tenant] + (known.tokens if known else 0)
+        return self._unwritten_tokens[self._month, tenant] + (known.tokens if known else 0)
 
     async def learn(self, caller: Caller) -> None:
         """Read what the caller's tenant has used in this month, if it has a monthly limit and nobody has lately.
@@ -147,8 +148,7 @@ class Ledger:
     def count(self, caller: Caller, labels: Labels, sums: "Sums") -> None:
         """Add what a request of `caller` has just used."""
         today, tenant = self._today(), caller.tenant or ""
-        self._turn_the_page(today)
-        self._unwritten_tokens[tenant] += sums.tokens
+        self._unwritten_tokens[_month_of(today), tenant] += sums.tokens
         self._sums(_Account(today, tenant, labels.adapter, int(labels.version or 0), caller.key_id or "")).add(sums)
 
     async def flush(self) -> None:
@@ -183,12 +183,11 @@ class Ledger:
 
     def _settle(self, account: _Account, tokens: int) -> None:
         """These are in the registry now."""
-        if account.day.replace(day=1) != self._month:
-            return
-        self._unwritten_tokens[account.tenant] -= tokens
-        if not self._unwritten_tokens[account.tenant]:
-            del self._unwritten_tokens[account.tenant]
-        if account.tenant in self._known:
+        month = _month_of(account.day)
+        self._unwritten_tokens[month, account.tenant] -= tokens
+        if not self._unwritten_tokens[month, account.tenant]:
+            del self._unwritten_tokens[month, account.tenant]
+        if month == self._month and account.tenant in self._known:
             self._known[account.tenant].tokens += tokens
 
     def _is_fresh(self, tenant: str) -> bool:
@@ -202,15 +201,17 @@ class Ledger:
         self._known = {tenant: known for tenant, known in self._known.items() if known.read_at > oldest}
 
     def _turn_the_page(self, today: date) -> None:
-        """Begin at nothing when the month is another."""
-        month = today.replace(day=1)
-        if month != self._month:
-            self._month = month
+        """What is known is of another month, when the month is another."""
+        if _month_of(today) != self._month:
+            self._month = _month_of(today)
             self._known.clear()
-            self._unwritten_tokens.clear()
 
     def _today(self) -> date:
         return self._calendar().date()
+
+
+def _month_of(day: date) -> date:
+    return day.replace(day=1)
 
 
 class RequestBook:

@@ -9,6 +9,8 @@ from enum import StrEnum
 from time import monotonic
 from typing import Protocol
 
+from starlette.requests import ClientDisconnect
+
 from server.engine.protocol import Usage
 from server.errors import status_of
 from server.metrics import Labels, Metrics
@@ -89,6 +91,9 @@ def metered(metrics: Metrics, tenant: str) -> Iterator[Meter]:
     meter = Meter(metrics, Labels(tenant, "", ""))
     try:
         yield meter
+    except ClientDisconnect:
+        meter.outcome = Outcome.CLIENT_GONE
+        raise
     except Exception as error:
         meter.outcome = Outcome.of_status(status_of(error))
         raise

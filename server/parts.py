@@ -32,6 +32,9 @@ class Parts:
     metrics: Metrics
     threads: Threads
     uploads: Uploads
+    """Those that end at the gate: whole ones, and the last step of those in parts."""
+    uploads_in_parts: Uploads
+    """The parts that come in."""
     ledger: Ledger
 
 

@@ -15,16 +15,19 @@ LISTED = 1000
 
 @router.get("/v1/models")
 async def models(caller: AskerDep, parts: PartsDep) -> dict[str, object]:
-    """The base, and the adapters with a live version that the caller may ask: each `id` works as `model`.
+    """The base, and the adapters live on it that the caller may ask: each `id` works as `model`.
 
     Its own by their names, and those that others granted to its tenant as `owner/name`: the first 1,000 of either.
     """
-    own = await parts.threads.read(parts.registry.adapters.list, caller, caller.tenant or "", limit=LISTED)
-    granted = await parts.threads.read(parts.registry.adapters.granted, caller, limit=LISTED)
+    served = parts.base.fingerprint
+    own = await parts.threads.read(
+        parts.registry.adapters.list, caller, caller.tenant or "", limit=LISTED, live_on=served
+    )
+    granted = await parts.threads.read(parts.registry.adapters.granted, caller, limit=LISTED, live_on=served)
     base = await _base(caller, parts)
     parent = base and base["id"]
-    live = [_adapter(one.name, one, parent) | {"version": one.live_version} for one in own if one.live is not None]
-    live += [_adapter(one.label, one, parent) for one in granted if one.is_live]
+    live = [_adapter(one.name, one, parent) | {"version": one.live_version} for one in own]
+    live += [_adapter(one.label, one, parent) for one in granted]
     others = [model for model in live if model["id"] != parent]  # each stands once
     return {"object": "list", "data": [*([base] if base else []), *others]}
 

@@ -4,6 +4,8 @@ Heavy to import: `base.py` does so only when there is work.
 """
 
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -12,11 +14,14 @@ from transformers.utils.logging import disable_progress_bar
 from adapters import Module
 from trainer.errors import BaseError
 
+LOCAL: Final = MappingProxyType({"trust_remote_code": False, "local_files_only": True})
+"""Code that lies beside weights is never run, nor asked about."""
+
 
 def unpack_gguf(gguf: Path, folder: Path) -> None:
     """Write the plain bfloat16 checkpoint that a GGUF file holds into `folder`."""
     disable_progress_bar()
-    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name} | LOCAL
     model = AutoModelForCausalLM.from_pretrained(
         **where, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
     )
@@ -31,9 +36,9 @@ def module_table(folder: Path) -> dict[str, Module]:
         BaseError: transformers can't build a causal language model from the folder's config.json.
     """
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, **LOCAL)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise BaseError(
             f"{folder}: not a causal language model that transformers knows: {_first_line(error)}"

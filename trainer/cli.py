@@ -89,7 +89,8 @@ def convert_command(
     out: Annotated[Path, typer.Option(metavar="OUT_FOLDER", help="The folder to make; an empty one may be there.")],
     to: Annotated[Literal["lora"], typer.Option(help="What to make of it: plain LoRA is all there is.")] = "lora",
     base: Annotated[
-        str | None, typer.Option(metavar="NAME|PATH", help="What it was trained on; None: the base it names itself.")
+        str | None,
+        typer.Option(metavar="NAME|PATH", help="What it was trained on; None: the registered base it names."),
     ] = None,
     initial: Annotated[
         Path | None,
@@ -113,6 +114,9 @@ def convert_command(
     by layer. Above --max-error nothing is written. OUT_FOLDER is ready to publish; README.md in it holds the figures.
     """
     narrator, settings = Narrator(), RegistrySettings()
+    # All that can be judged without the libraries is judged before they load.
+    wanted_rank = _as_rank(rank)
+    _require_free(out)
     config = read_config(folder)
     with _held_base(base, config, settings) as (base_name, base_folder):
         with narrator.step("loading the libraries"):
@@ -126,7 +130,7 @@ def convert_command(
             base_name=base_name,
             base_folder=base_folder,
             initial=initial,
-            rank=_as_rank(rank),
+            rank=wanted_rank,
             max_rank=max_rank or settings.max_rank,
             max_error=max_error,
         )
@@ -140,16 +144,36 @@ def convert_command(
 
 @contextmanager
 def _held_base(stated: str | None, config: PeftConfig, settings: RegistrySettings) -> Iterator[tuple[str, Path]]:
-    """The name and the folder of the base: a checkpoint's folder, or one that the registry knows."""
+    """The name and the folder of the base: a folder if one is stated, else one that the registry knows.
+
+    An adapter may be a stranger's, so its config names no folder: only a base by its name or fingerprint.
+    """
     wanted = stated or config.base_model_name_or_path
     if wanted is None:
         raise AdapterError("The adapter does not say what it was trained on: give it as --base NAME|PATH.")
-    folder = Path(wanted).expanduser()
-    if (folder / "config.json").is_file():
-        yield folder.resolve().name, folder
-        return
+    if stated is not None:
+        folder = Path(stated).expanduser()
+        if (folder / "config.json").is_file():
+            yield folder.resolve().name, folder
+            return
     with settings.open() as registry, registry.hold_base(Caller.operator(), wanted) as base:
+        if stated is None and wanted == base.path:
+            raise AdapterError(f"The adapter names its base by a folder: if it is that, give it as --base {base.name}.")
         yield base.name, Path(base.path)
+
+
+def _require_free(out: Path) -> None:
+    """Raise ConversionError unless a folder can be made at `out`."""
+    parent = out.absolute().parent
+    try:
+        if not parent.is_dir():
+            raise ConversionError(f"{out}: there is no folder {parent} to make it in.")
+        if out.is_symlink():
+            raise ConversionError(f"{out}: is a link, which a folder can't take the place of; choose another --out.")
+        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+            raise ConversionError(f"{out}: is there already, and is not an empty folder; choose another --out.")
+    except OSError as error:
+        raise ConversionError(f"{out}: can't be looked at: {error.strerror}.") from error
 
 
 def _as_rank(text: str) -> int | None:

@@ -51,9 +51,8 @@ def convert(asked: Conversion, narrator: Narrator) -> Report:
 
     Raises:
         AdapterError, BaseError: something of what is needed is missing, broken or does not fit.
-        ConversionError: `out` is taken; or no rank that is allowed comes near enough (`conversion_above_bound`).
+        ConversionError: `out` can't be written; or no allowed rank comes near enough (`conversion_above_bound`).
     """
-    require_free(asked.out)
     base = open_base(asked.base_folder)
     adapter = open_adapter(asked.folder, asked.config, base)
     initial = _open_initial(asked, adapter, base)
@@ -79,14 +78,6 @@ def convert(asked: Conversion, narrator: Narrator) -> Report:
             raise ConversionError(_explain(report, asked), code="conversion_above_bound")
         (staging / "README.md").write_text(as_markdown(report), encoding="utf-8")
     return report
-
-
-def require_free(out: Path) -> None:
-    """Raise ConversionError unless a folder can be made at `out`."""
-    if not out.absolute().parent.is_dir():
-        raise ConversionError(f"{out}: there is no folder {out.absolute().parent} to make it in.")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ConversionError(f"{out}: is there already, and is not an empty folder; choose another --out.")
 
 
 def _open_initial(asked: Conversion, adapter: PeftFolder, base: TensorFiles) -> PeftFolder | None:
@@ -185,7 +176,10 @@ def _explain(report: Report, asked: Conversion) -> str:
 
 @contextmanager
 def _staged(out: Path) -> Iterator[Path]:
-    staging = Path(mkdtemp(prefix=".staging-", dir=out.absolute().parent))
+    try:
+        staging = Path(mkdtemp(prefix=".staging-", dir=out.absolute().parent))
+    except OSError as error:
+        raise ConversionError(f"{out}: no folder can be made beside it: {error.strerror}.") from error
     try:
         yield staging
         staging.chmod(0o755)
@@ -193,5 +187,7 @@ def _staged(out: Path) -> Iterator[Path]:
             sync_to_disk(file)
         staging.rename(out)  # an empty folder gives way
         sync_to_disk(out.absolute().parent)
+    except OSError as error:
+        raise ConversionError(f"{out}: can't be written: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)  # gone already, if all went well

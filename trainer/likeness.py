@@ -1,7 +1,8 @@
 """How like the original a converted adapter answers: both beside the base, on a few fixed prompts, logit by logit.
 
 In float32, so that what is measured is the conversion. Holds one model at a time, and reads only what is on the disk:
-the original is run by PEFT itself, which shares nothing with the conversion's own arithmetic.
+the original is run by PEFT itself, which shares nothing with the conversion's own arithmetic. Invariant: no code that
+lies beside weights is run, and PEFT is told nothing of an adapter's config but what was checked.
 """
 
 import gc
@@ -10,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import AdaLoraConfig, LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from trainer.conversion_report import Difference
 from trainer.errors import AdapterError, BaseError
+from trainer.peft_config import Method
 from trainer.peft_folder import PeftFolder
 
 PROMPTS = (
@@ -38,7 +40,7 @@ class Original:
 
     def compare(self, converted: Path) -> Difference:
         """Run the base with the plain LoRA in the folder `converted`."""
-        logits = _logits(PeftModel.from_pretrained(_load(self.base_folder), converted), self.base_folder)
+        logits = _logits(_with_adapter(_load(self.base_folder), converted, None), self.base_folder)
         off = (logits - self.adapted).abs()
         shift = float(torch.linalg.norm(self.adapted - self.base))
         floor = NOISE * float(torch.linalg.norm(self.base))
@@ -56,34 +58,58 @@ def run_original(base_folder: Path, adapter: PeftFolder, initial: PeftFolder | N
     disable_progress_bar()
     model = _load(base_folder)
     base = _logits(model, base_folder)
-    config = PeftConfig.from_pretrained(adapter.path)
     if initial is not None:
         # The weights that training ran on: the base's without the initial adapter's part.
         for module in adapter.modules:
             parts = initial.read(module)
             with torch.no_grad():
                 model.get_submodule(module).weight -= initial.scale(module) * parts["lora_B"] @ parts["lora_A"]
-        config.init_lora_weights = True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT takes AdaLoRA's own masks for patterns that match nothing
-            adapted = PeftModel.from_pretrained(model, adapter.path, config=config)
+            adapted = _with_adapter(model, adapter.path, _config_of(adapter, is_start_undone=initial is not None))
     except (ValueError, RuntimeError, TypeError, KeyError, OSError) as error:
         raise AdapterError(f"{adapter.path}: PEFT can't load it: {_first_line(error)}") from error
     return Original(base_folder, base, _logits(adapted, base_folder))
 
 
+def _config_of(adapter: PeftFolder, *, is_start_undone: bool) -> LoraConfig:
+    """What the adapter's config means, and the modules that it has tensors for: what it names them by is not read."""
+    config = adapter.config
+    is_start_repeated = config.is_start_recomputed and not is_start_undone
+    meaning = {
+        "lora_alpha": config.lora_alpha,
+        "use_rslora": config.use_rslora,
+        "use_dora": config.use_dora,
+        "init_lora_weights": config.init_lora_weights if is_start_repeated else True,
+        "rank_pattern": dict(config.rank_pattern or {}),
+        "alpha_pattern": dict(config.alpha_pattern or {}),
+        "target_modules": list(adapter.modules),
+        "task_type": config.task_type,
+        "inference_mode": True,
+    }
+    if config.method is Method.ADALORA:
+        return AdaLoraConfig(**meaning, init_r=config.init_r, tinit=0, tfinal=0, total_step=1)
+    return LoraConfig(**meaning, r=config.r)
+
+
+def _with_adapter(model: AutoModelForCausalLM, folder: Path, config: LoraConfig | None) -> PeftModel:
+    return PeftModel.from_pretrained(model, folder, config=config, use_safetensors=True, local_files_only=True)
+
+
 def _load(base_folder: Path) -> AutoModelForCausalLM:
     gc.collect()  # PEFT's models are cycles: without this, two of them would be in memory
     try:
-        return AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32)
+        return AutoModelForCausalLM.from_pretrained(
+            base_folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        )
     except (OSError, ValueError) as error:
         raise BaseError(f"{base_folder}: transformers can't load the base: {_first_line(error)}") from error
 
 
 def _logits(model: AutoModelForCausalLM, base_folder: Path) -> torch.Tensor:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(base_folder)
+        tokenizer = AutoTokenizer.from_pretrained(base_folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError) as error:
         raise BaseError(f"{base_folder}: the base's tokenizer can't be loaded: {_first_line(error)}") from error
     model.eval()

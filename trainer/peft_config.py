@@ -1,9 +1,11 @@
 """adapter_config.json of any adapter that can be made plain LoRA, read strictly. Loads no libraries.
 
-What is not listed here may stand in the file while it asks for nothing.
+What is not listed here may stand in the file while it asks for nothing. Invariant: nothing in it runs as a regular
+expression, which could take for ever.
 """
 
 import json
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -14,6 +16,8 @@ from trainer.errors import AdapterError
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+SHOWN_CHARACTERS = 60
+"""Of a strange name, in a message."""
 PLAIN_STARTS = frozenset({True, False, "gaussian", "orthogonal", "eva", "mica"})
 """Values of init_lora_weights that leave the base's weights as they are."""
 RECOMPUTED_STARTS = frozenset({"pissa", "olora"})
@@ -31,6 +35,8 @@ WITHOUT_EFFECT = frozenset(
         *("auto_mapping", "peft_version", "revision", "megatron_core", "qalora_group_size"),
     }
 )
+MODULE = re.compile(r"\^?[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*")
+"""A key of rank_pattern or alpha_pattern that is a plain name; `^` before it says that it is the whole path."""
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -124,6 +130,13 @@ def _require_convertible(config: PeftConfig, path: Path) -> None:
             f"{path}: {', '.join(sorted(asked))} must be null, false or empty: what it adds is not part of any "
             "LoRA; publish a merged model instead."
         )
+    for key, pattern in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
+        strange = next((name for name in pattern or {} if not MODULE.fullmatch(name)), None)
+        if strange is not None:
+            raise AdapterError(
+                f"{path}: {key} must be by the modules' plain names, as q_proj or ^model.layers.0.self_attn.q_proj: "
+                f"{strange[:SHOWN_CHARACTERS]!r} is a pattern, and patterns are not read."
+            )
     start = str(config.init_lora_weights).lower()
     is_known = start in RECOMPUTED_STARTS | GIVEN_STARTS or start.startswith("pissa_niter_")
     if config.method is Method.RESIDUAL and not is_known:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from peft.utils.other import get_pattern_key
 
 from trainer.errors import AdapterError, BaseError
 from trainer.peft_config import WEIGHTS_FILE, Method, PeftConfig
@@ -90,7 +89,7 @@ def open_adapter(folder: Path, config: PeftConfig, base: TensorFiles) -> PeftFol
         names.setdefault(match[1], {})[match[2]] = name
     if not names:
         raise AdapterError(f"{folder}: {WEIGHTS_FILE} holds no tensors.")
-    adapter = PeftFolder(folder, config, files, names)
+    adapter = PeftFolder(folder, _without_strangers(config, names), files, names)
     _require_fit(adapter, base, wanted)
     return adapter
 
@@ -152,7 +151,24 @@ def _stated_rank(config: PeftConfig, module: str) -> int:
 
 def _of_pattern(pattern: Mapping[str, Value], module: str, default: Value) -> Value:
     """As PEFT reads rank_pattern and alpha_pattern: the first key that the module's path ends in."""
-    try:
-        return pattern.get(get_pattern_key(list(pattern), module), default)
-    except re.error as error:
-        raise AdapterError(f"a pattern for {module} is no regular expression: {error}.") from error
+    own = _names_of(module)
+    return next((value for key, value in pattern.items() if key in own), default)
+
+
+def _without_strangers(config: PeftConfig, modules: Iterable[str]) -> PeftConfig:
+    """The patterns without keys that name none of `modules`: PEFT tries each key on each module."""
+    if config.method is Method.ADALORA:
+        return config  # its keys are tensors, which are looked up
+    known = frozenset(name for module in modules for name in _names_of(module))
+    patterns = {"rank_pattern": config.rank_pattern, "alpha_pattern": config.alpha_pattern}
+    kept = {
+        which: {key: value for key, value in (pattern or {}).items() if key in known}
+        for which, pattern in patterns.items()
+    }
+    return config.model_copy(update=kept)
+
+
+def _names_of(module: str) -> frozenset[str]:
+    """What a pattern may call the module: any end of its path, or `^` and all of it."""
+    steps = module.split(".")
+    return frozenset({f"^{module}", *(".".join(steps[start:]) for start in range(len(steps)))})

@@ -77,7 +77,7 @@ def _train(plan: Plan, folder: RunFolder, narrator: Narrator) -> RunRecord:
         from trainer.recipes import sft  # noqa: PLC0415  — see above
 
     # The data, as this base's tokens
-    tokenizer = AutoTokenizer.from_pretrained(plan.base.path)
+    tokenizer = AutoTokenizer.from_pretrained(plan.base.path, trust_remote_code=False, local_files_only=True)
     examples = supervise(tokenizer, plan.dataset, max_length=plan.job.max_length)
     narrator.say(
         f"{len(examples)} examples, {sum(len(example.input_ids) for example in examples)} tokens, "

@@ -1,8 +1,11 @@
 """Whether an export's records fit together, as a registry's rows always do. Knows no database."""
 
-from collections.abc import Callable, Container, Hashable, Iterable
+from collections.abc import Callable, Container, Hashable, Iterable, Sequence
+from dataclasses import fields
+from graphlib import CycleError, TopologicalSorter
 from typing import TypeVar
 
+from adapters.callers import TenantLimits
 from adapters.errors import InvalidError
 from adapters.keys import require_scopes
 from adapters.names import quoted, require_adapter_name
@@ -42,6 +45,7 @@ def check(export: Export) -> None:
     labels = {record.label for record in rows.versions}
     _each("versions", rows.versions, lambda one: one.label, lambda one: _version(one, adapters, bases, labels))
     _each("versions", rows.versions, lambda one: (one.tenant, one.adapter, one.files.digest))
+    _require_ancestry(rows.versions)
     places = _each("promotions", rows.promotions, _place, lambda one: _promotion(one, labels))
     _each("promotions", rows.promotions, _place, lambda one: _stacked(one, places))
     _each("aliases", rows.aliases, lambda one: (one.tenant, one.adapter, one.name), lambda one: _alias(one, places))
@@ -77,7 +81,10 @@ def _each(
 
 
 def _tenant(record: TenantRecord, whose: str | None) -> Fault:
-    return None if whose in {None, record.name} else f"the export is of {quoted(whose or '')} alone"
+    if whose not in {None, record.name}:
+        return f"the export is of {quoted(whose or '')} alone"
+    known = {field.name for field in fields(TenantLimits)}
+    return next((f"there is no limit {quoted(name)}" for name in sorted(record.limits.keys() - known)), None)
 
 
 def _key(record: KeyRecord, whose: str | None, tenants: Container[Hashable]) -> Fault:
@@ -118,6 +125,16 @@ def _version(
     ours = f"{record.tenant}/"
     strange = (parent for parent in record.parents if parent not in labels or not parent.startswith(ours))
     return next((f"the tenant has no version {quoted(parent)}" for parent in strange), None)
+
+
+def _require_ancestry(versions: Sequence[VersionRecord]) -> None:
+    """A version is made of earlier ones: none is its own parent, nor its parent's."""
+    try:
+        TopologicalSorter({one.label: one.parents for one in versions}).prepare()
+    except CycleError as error:
+        label = error.args[1][0]
+        number = next(number for number, one in enumerate(versions, start=1) if one.label == label)
+        raise damaged("versions.jsonl", number, f"{label} is among its own ancestors") from error
 
 
 def _is_retired(record: VersionRecord) -> bool:

@@ -6,16 +6,17 @@ from itertools import islice
 from typing import Any, Final
 
 from sqlalchemy import Connection, Table, bindparam, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from adapters.bases import claim_adapter_name, claim_base_name, columns_of
 from adapters.callers import Caller
 from adapters.changes import Change, note
 from adapters.entry import require_blob
-from adapters.errors import ConflictError
+from adapters.errors import ConflictError, InvalidError
 from adapters.manifests import dump_manifest
 from adapters.schema import ADAPTERS, ALIASES, API_KEYS, AUDIT, BASES, GRANTS, PROMOTIONS, TENANTS, USAGE, VERSIONS
 from adapters.storage import Blobs
-from adapters.transfer.files import Export
+from adapters.transfer.files import Export, damaged
 from adapters.transfer.judge import Identity, Judged, identity_of, model_missing
 from adapters.transfer.records import AuditRecord, BaseRecord, Record, Rows, VersionRecord
 from adapters.values import Base, Manifest
@@ -48,6 +49,7 @@ def enter(connection: Connection, blobs: Blobs, caller: Caller, arrival: Arrival
     """All rows, and if there were any, one of the audit that says so.
 
     Raises:
+        InvalidError: `export_damaged`: a line of the usage is there twice.
         ConflictError: `key_exists`, `base_not_found`, `name_taken_by_base`, `name_taken_by_adapter`; `blob_collected`.
     """
     rows, whose = arrival.rows, arrival.export.header.tenant
@@ -60,7 +62,7 @@ def enter(connection: Connection, blobs: Blobs, caller: Caller, arrival: Arrival
     versions = _enter_versions(connection, arrival, models, adapters)
     _enter_promotions(connection, rows, adapters, versions)
     _insert(connection, GRANTS, [_of_adapter(record, adapters) for record in rows.grants])
-    _enter_in_chunks(connection, USAGE, (record for record in arrival.export.usage() if record.tenant in tenants))
+    _enter_usage(connection, arrival.export, tenants)
     audited = _enter_audit(connection, arrival.export.audit(), tenants)
     if tenants or bases or keys or audited:
         header = arrival.export.header
@@ -153,7 +155,7 @@ def _version_columns(
     manifest = arrival.manifests[identity_of(record)] if record.has_files else stated
     return {
         **_of_adapter(record, adapters, "has_files"),
-        "state": record.state.value,
+        "state": record.entered_state.value,
         "manifest": dump_manifest(replace(manifest, extra=stated.extra)),
         "digest": manifest.digest,
         "base_fingerprint": manifest.base_fingerprint,
@@ -192,6 +194,24 @@ def _enter_promotions(
         for record in rows.aliases
     ]
     _insert(connection, ALIASES, aliases)
+
+
+def _enter_usage(connection: Connection, export: Export, tenants: Mapping[str, int]) -> None:
+    try:
+        _enter_in_chunks(connection, USAGE, (record for record in export.usage() if record.tenant in tenants))
+    except IntegrityError as error:
+        raise _used_twice(export) from error
+
+
+def _used_twice(export: Export) -> InvalidError:
+    """Looked for once the database has found it: to know all lines would take their room in memory."""
+    seen = set()
+    for number, record in enumerate(export.usage(), start=1):
+        key = (record.day, record.tenant, record.adapter, record.version, record.key_id)
+        if key in seen:
+            return damaged("usage.jsonl", number, "it is there twice")
+        seen.add(key)
+    return InvalidError("usage.jsonl: the registry has a line of it already.", code="export_damaged")
 
 
 def _enter_audit(connection: Connection, records: Iterable[AuditRecord], tenants: Mapping[str, int]) -> bool:

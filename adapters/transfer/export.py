@@ -1,5 +1,6 @@
 """The registry into a folder, while it goes on working: its rows as they were at one moment, and all their bytes."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,23 +23,23 @@ from adapters.transfer.snapshot import read_audit, read_rows, read_usage
 
 
 def export_to(
-    database: Database, blobs: Blobs, caller: Caller, folder: Path, *, tenant: str | None
+    database: Database, blobs: Blobs, caller: Caller, folder: Path, *, tenant: str | None, home: Path
 ) -> Iterator[Transfer]:
     """Write a tenant's things, or all, into `folder`, which appears when it is whole and on the disk. Platform only.
 
     It is the registry at the moment when the first step is asked for. Left out are calls that may be repeated, and
-    uploads on their way.
+    uploads on their way. A link means the folder that it leads to. `home` is the registry's own.
 
     Raises:
-        InvalidError: `folder_not_empty`.
+        InvalidError: `folder_not_empty`, or `folder_in_home`.
         NotFoundError: `tenant_not_found`.
         ConflictError: `blob_collected`: the files of a retired version went meanwhile; export again.
         StorageError: the disk or the database failed; `blob_damaged`: publish the same files again, then export.
     """
     allow(caller, Action.OPERATE)
     with export_errors():
-        _require_vacant(folder)
-    with _staged(folder) as staged:
+        target = _vacant(folder, home)
+    with _staged(target) as staged:
         # 1 the rows, in one transaction
         with export_errors(), database.read() as connection:
             if tenant is not None:
@@ -50,26 +51,35 @@ def export_to(
 
         # 2 the bytes, which never change; only those of retired versions may go meanwhile
         digests = sorted({record.files.digest for record in rows.versions if record.has_files})
-        (staged / BLOBS_FOLDER).mkdir()
+        (staged / BLOBS_FOLDER).mkdir(mode=0o700)
         done = _begun(rows, len(digests))
         for digest in digests:
             done = done.with_blob(_copy(blobs, digest, staged))
             yield done
 
         # 3 what makes it whole
-        _finish(staged, folder, _header(tenant, done, files))
+        _finish(staged, target, _header(tenant, done, files))
     yield done
 
 
-def _require_vacant(folder: Path) -> None:
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise InvalidError("An export goes into a new or empty folder, and this is none.", code="folder_not_empty")
+def _vacant(folder: Path, home: Path) -> Path:
+    """Where `folder` is, links followed."""
+    target = Path(os.path.realpath(folder))  # Path.resolve raises a RuntimeError for links that go round
+    if target.is_relative_to(os.path.realpath(home)):
+        message = "An export goes elsewhere than into the registry's own home, which it is to outlive."
+        raise InvalidError(message, code="folder_in_home")
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise _not_empty()
+    return target
+
+
+def _not_empty() -> InvalidError:
+    return InvalidError("An export goes into a new or empty folder, and this is none.", code="folder_not_empty")
 
 
 @contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder`, readable for its owner alone: there are hashes of keys in it, and weights."""
-    target = folder.absolute()
+def _staged(target: Path) -> Iterator[Path]:
+    """A folder beside `target`, readable for its owner alone: there are hashes of keys in it, and weights."""
     staged = target.with_name(f".{target.name}.{uuid4().hex[:8]}.partial")
     with export_errors():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -89,8 +99,9 @@ def _copy(blobs: Blobs, digest: str, staged: Path) -> int:
     target = staged / BLOBS_FOLDER / hex_of(digest)
     try:
         with blobs.hold(digest) as held, export_errors():
-            target.mkdir()
+            target.mkdir(mode=0o700)
             for path in sorted(held.iterdir()):
+                (target / path.name).touch(mode=0o600)
                 shutil.copyfile(path, target / path.name)
                 sync_to_disk(target / path.name)
             sync_to_disk(target)
@@ -113,12 +124,11 @@ def _header(tenant: str | None, done: Transfer, files: dict[str, FileRecord]) ->
     )
 
 
-def _finish(staged: Path, folder: Path, header: Header) -> None:
-    target = folder.absolute()
+def _finish(staged: Path, target: Path, header: Header) -> None:
     with export_errors():
         sync_to_disk(staged / BLOBS_FOLDER)
         write_header(staged, header)
         sync_to_disk(staged)
         if not appear(staged, target):
-            _require_vacant(target)
+            raise _not_empty()
         sync_to_disk(target.parent)

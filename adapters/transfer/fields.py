@@ -1,6 +1,7 @@
 """The kinds of values that stand in an export's records: what neither database could keep is refused as it is read."""
 
 import json
+import unicodedata
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any
 
@@ -29,6 +30,18 @@ def _storable(text: str) -> str:
     return text
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it may hold printable characters alone")
+    return text
+
+
+def _path(text: str) -> str:
+    if any(unicodedata.category(character) == "Cc" for character in text):
+        raise ValueError("a path may hold no control characters")
+    return text
+
+
 def _moment(stated: object) -> object:
     moment = datetime.fromisoformat(stated) if isinstance(stated, str) else stated
     if not isinstance(moment, datetime) or moment.utcoffset() != timedelta(0):
@@ -37,7 +50,10 @@ def _moment(stated: object) -> object:
 
 
 def _day(stated: object) -> object:
-    return date.fromisoformat(stated) if isinstance(stated, str) else stated
+    day = date.fromisoformat(stated) if isinstance(stated, str) else stated
+    if isinstance(stated, str) and str(day) != stated:  # such as 2026-W01-1
+        raise ValueError("write a day as YYYY-MM-DD")
+    return day
 
 
 def _json(stated: dict[str, Any]) -> dict[str, Any]:
@@ -49,13 +65,18 @@ Name = Annotated[str, AfterValidator(_name)]
 AliasName = Annotated[str, AfterValidator(_alias_name)]
 Number = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 Size = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
+Count = Annotated[int, Field(strict=True, ge=0, le=2**40)]
+"""Of what one key used of one version in a day. Millions of them add up to what both databases can hold."""
 Moment = Annotated[datetime, BeforeValidator(_moment)]
 Day = Annotated[date, BeforeValidator(_day)]
 Text = Annotated[str, AfterValidator(_storable)]
-Who = Annotated[Text, Field(max_length=200)]
+Shown = Annotated[Text, AfterValidator(_printable)]
+"""What a person reads at a terminal, which would do what escape sequences say."""
+PathText = Annotated[Text, AfterValidator(_path)]
+Who = Annotated[Shown, Field(max_length=200)]
 Digest = Annotated[str, Field(pattern=r"\Asha256:[0-9a-f]{64}\z")]
 Hex = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
-Fingerprint = Annotated[Text, Field(min_length=1, max_length=100)]
+Fingerprint = Annotated[Shown, Field(min_length=1, max_length=100)]
 Object = Annotated[dict[str, Any], AfterValidator(_json)]
 
 
@@ -64,13 +85,13 @@ class _ManifestRecord(BaseModel):
 
     digest: Digest
     kind: Kind
-    dtype: Text
+    dtype: Shown
     tensor_count: Size
     size_bytes: Size
     base_fingerprint: Fingerprint
     rank: Number | None = None
     alpha: float | None = None
-    target_modules: tuple[Text, ...] = ()
+    target_modules: tuple[Shown, ...] = ()
     use_rslora: StrictBool = False
     model_fingerprint: Fingerprint | None = None
 

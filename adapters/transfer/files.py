@@ -57,10 +57,11 @@ def export_errors() -> Iterator[None]:
 
 
 def write_lines(path: Path, records: Iterable[Record]) -> FileRecord:
-    """A record a line, on the disk for good."""
+    """A record a line, on the disk for good, for its owner's eyes."""
     total = hashlib.sha256()
     count = 0
-    with path.open("xb") as file:
+    path.touch(mode=0o600, exist_ok=False)
+    with path.open("wb") as file:
         for record in records:
             line = _text(record).encode("ascii") + b"\n"
             total.update(line)
@@ -73,6 +74,7 @@ def write_lines(path: Path, records: Iterable[Record]) -> FileRecord:
 def write_header(folder: Path, header: Header) -> None:
     """registry.json, on the disk for good."""
     path = folder / HEADER_FILE
+    path.touch(mode=0o600)
     path.write_text(_text(header, indent=2) + "\n", encoding="ascii")
     sync_to_disk(path)
 
@@ -130,6 +132,8 @@ def damaged(file: str, number: int, what: str) -> InvalidError:
 
 
 def _read_header(folder: Path) -> Header:
+    if not folder.is_dir():
+        raise InvalidError("There is no such folder.", code="export_incomplete")
     path = folder / HEADER_FILE
     if not path.is_file():
         message = f"The folder holds no whole export: {HEADER_FILE} is not there, which is written last."
@@ -182,4 +186,5 @@ def _what(error: ValueError) -> str:
         return str(error)
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"])
-    return f"{quoted(where)}: {first['msg'].removesuffix('.')}" if where else first["msg"].removesuffix(".")
+    what = first["msg"].removeprefix("Value error, ").removesuffix(".")
+    return f"{quoted(where)}: {what}" if where else what

@@ -22,8 +22,8 @@ def import_from(intake: Intake, caller: Caller, folder: Path) -> Iterator[Transf
     """Enter what the export in `folder` holds and this registry has not: whole tenants. Platform only.
 
     Who imports the same twice changes nothing. A base that is known here stays as it is. Versions keep their numbers
-    and states, aliases their revisions and stacks, keys their secrets. What fails changes nothing but the store, from
-    which `collect` takes the bytes again.
+    and states (but an adapter's that is ready is unprobed, until an engine here has loaded it), aliases their revisions
+    and stacks, keys their secrets. What fails changes nothing but the store, from which `collect` takes the bytes.
 
     Raises:
         InvalidError: `export_incomplete`, `export_format_unknown` or `export_damaged`, with the file and line.
@@ -77,6 +77,7 @@ def _new_tenants(connection: Connection, export: Export) -> frozenset[str]:
 
 
 def _decisive(rows: Rows, tenants: Container[str | None]) -> Rows:
-    """What tells one state of these tenants from another: not which bytes were collected."""
+    """What tells one state of these tenants from another: not which bytes were collected, nor what was probed where."""
     theirs = rows.of(tenants)
-    return replace(theirs, versions=tuple(one.model_copy(update={"has_files": True}) for one in theirs.versions))
+    same = (one.model_copy(update={"has_files": True, "state": one.entered_state}) for one in theirs.versions)
+    return replace(theirs, versions=tuple(same))

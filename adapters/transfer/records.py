@@ -17,6 +17,7 @@ from adapters.callers import Scope
 from adapters.manifests import load_manifest
 from adapters.transfer.fields import (
     AliasName,
+    Count,
     Day,
     Fingerprint,
     Hex,
@@ -24,6 +25,8 @@ from adapters.transfer.fields import (
     Name,
     Number,
     Object,
+    PathText,
+    Shown,
     Size,
     StoredManifest,
     Text,
@@ -51,10 +54,10 @@ class TenantRecord(Record):
 class KeyRecord(Record):
     """An API key: enough to recognise its secret, not to know it."""
 
-    id: Annotated[Text, Field(min_length=1, max_length=64)]
+    id: Annotated[Shown, Field(min_length=1, max_length=64)]
     tenant: Name | None
-    name: Annotated[Text, Field(max_length=100)]
-    prefix: Annotated[Text, Field(max_length=16)]
+    name: Annotated[Shown, Field(max_length=100)]
+    prefix: Annotated[Shown, Field(max_length=16)]
     secret_sha256: Hex
     scopes: tuple[Scope, ...]
     created_at: Moment
@@ -65,10 +68,10 @@ class KeyRecord(Record):
 class BaseRecord(Record):
     """A base; `version` is its full name, if it is one."""
 
-    name: Annotated[Text, Field(min_length=1, max_length=200)]
+    name: Annotated[Shown, Field(min_length=1, max_length=200)]
     fingerprint: Fingerprint
-    path: Annotated[Text, Field(max_length=4096)]
-    version: Annotated[Text, Field(max_length=200)] | None
+    path: Annotated[PathText, Field(max_length=4096)]
+    version: Annotated[Shown, Field(max_length=200)] | None
     chat_template_digest: Annotated[Text, Field(max_length=100)] | None
     parameter_count: Size
     size_bytes: Size
@@ -100,7 +103,7 @@ class VersionRecord(Record):
     state: VersionState
     has_files: StrictBool
     manifest: StoredManifest
-    warnings: tuple[Text, ...]
+    warnings: tuple[Shown, ...]
     origin: Object
     created_at: Moment
     created_by: Who
@@ -113,6 +116,12 @@ class VersionRecord(Record):
     def label(self) -> str:
         """`acme/support@3`, its full name."""
         return f"{self.tenant}/{self.adapter}@{self.number}"
+
+    @property
+    def entered_state(self) -> VersionState:
+        """In which it is entered: that a probe let an adapter pass is for an engine to say, not for a file."""
+        is_on_its_word = self.state is VersionState.READY and not self.files.kind.is_model
+        return VersionState.UNPROBED if is_on_its_word else self.state
 
     @property
     def files(self) -> Manifest:
@@ -162,11 +171,11 @@ class AuditRecord(Record):
     at: Moment
     actor: Who
     actor_tenant: Name | None
-    action: Annotated[Text, Field(max_length=64)]
+    action: Annotated[Shown, Field(max_length=64)]
     tenant: Name | None
-    subject: Annotated[Text, Field(max_length=300)]
+    subject: Annotated[Shown, Field(max_length=300)]
     detail: Object
-    request_id: Annotated[Text, Field(max_length=64)] | None
+    request_id: Annotated[Shown, Field(max_length=64)] | None
 
 
 class UsageRecord(Record):
@@ -174,13 +183,13 @@ class UsageRecord(Record):
 
     day: Day
     tenant: Name
-    adapter: Annotated[Text, Field(max_length=140)]
+    adapter: Annotated[Shown, Field(max_length=140)]
     version: Annotated[Size, Field(lt=2**31)]
-    key_id: Annotated[Text, Field(max_length=64)]
-    requests: Size
-    failed_requests: Size
-    prompt_tokens: Size
-    completion_tokens: Size
+    key_id: Annotated[Shown, Field(max_length=64)]
+    requests: Count
+    failed_requests: Count
+    prompt_tokens: Count
+    completion_tokens: Count
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,9 @@ from server.errors import BadRequestError
 from server.parts import AdminDep, PartsDep
 
 router = APIRouter(prefix="/admin/v1/tenants/{tenant}/adapters/{adapter}")
-ETAG = re.compile(r'(?:W/)?"?(\d{1,9})"?')
+ETAG = re.compile(r'(?:W/)?"?([0-9]{1,10})"?')
+MAX_REVISION = 2**31 - 1
+"""As far as SQL's integers go."""
 ANY = "*"
 
 
@@ -107,7 +109,7 @@ def _expected_revision(request: Request) -> int | None:
     if not match or match == [ANY]:
         return None
     found = ETAG.fullmatch(match[0]) if len(match) == 1 else None
-    if found is None:
+    if found is None or int(found[1]) > MAX_REVISION:
         raise BadRequestError('If-Match takes the ETag of the alias, such as "3".', param="if-match")
     return int(found[1])
 

@@ -10,6 +10,8 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 from adapters import Kind, Scope, UsageField
 from server.errors import BadRequestError
 
+LIVE = "live"
+"""The alias that a bare name means."""
 DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
 """Of a version, a move or a row: as far as SQL's integers go."""
@@ -150,7 +152,7 @@ class UsageQuery(PageAfter):
 class RollbackQuery(Body):
     """POST …/rollback."""
 
-    alias: str = "live"
+    alias: str = LIVE
 
 
 class UploadQuery(Body):

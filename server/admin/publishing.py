@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from server.admin.bodies import UploadQuery
+from server.admin.bodies import LIVE, UploadQuery
 from server.admin.probing import base_of, probe_of
 from server.admin.promoting import promote
 from server.admin.uploads import upload_members
@@ -13,8 +13,6 @@ from server.admin.wire import VersionOut
 from server.parts import AdminDep, PartsDep
 
 router = APIRouter(prefix="/admin/v1/tenants/{tenant}/adapters/{adapter}")
-
-LIVE = "live"
 
 
 @router.post("/versions", status_code=HTTPStatus.CREATED)

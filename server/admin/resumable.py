@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from adapters import Caller, ConflictError, Kind, Upload
-from server.admin.bodies import NO_BODY, Body
+from server.admin.bodies import LIVE, NO_BODY, Body
 from server.admin.probing import base_of, probe_of
 from server.admin.promoting import promote
 from server.admin.uploads import body_chunks
@@ -25,7 +25,6 @@ from server.parts import AdminDep, Parts, PartsDep
 
 router = APIRouter(prefix="/admin/v1/tenants/{tenant}/uploads")
 
-LIVE = "live"
 OFFSET = "upload-offset"
 MAX_DIGITS = 15
 
@@ -95,7 +94,7 @@ async def append(
     offset = _offset(request)
     await _upload(parts, caller, tenant, upload_id)
     try:
-        with parts.uploads.admitted(tenant):
+        with parts.uploads_in_parts.admitted(tenant):
             async with _body(request) as chunks:
                 size_bytes = await parts.threads.receive(
                     parts.registry.uploads.append, caller, tenant, upload_id, name, offset, _in_thread(chunks)
@@ -145,9 +144,7 @@ async def finish(
 @router.delete("/{upload_id}", dependencies=[NO_BODY])
 async def cancel(tenant: str, upload_id: str, caller: AdminDep, parts: PartsDep) -> UploadOut:
     """Forget one, and what came of it."""
-    await parts.threads.read(parts.registry.tenants.get, caller, tenant)  # a stranger takes nobody's place
-    with parts.uploads.admitted(tenant):
-        return UploadOut.of(await parts.threads.write(parts.registry.uploads.cancel, caller, tenant, upload_id))
+    return UploadOut.of(await parts.threads.write(parts.registry.uploads.cancel, caller, tenant, upload_id))
 
 
 async def _upload(parts: Parts, caller: Caller, tenant: str, upload_id: str) -> Upload:

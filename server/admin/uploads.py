@@ -6,10 +6,11 @@ used as paths.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
+from time import monotonic
 from typing import BinaryIO, cast
 
 from anyio import to_thread
@@ -25,6 +26,9 @@ MAX_PARTS = 64
 """More than an adapter or a small model has files, so that the gate can still say which file does not belong."""
 PATIENCE_SECONDS = 60.0
 """How long nothing may come: an upload has its tenant's only place, and a lost connection would have it for good."""
+SPAN_SECONDS = 60.0
+MIN_BYTES_PER_SECOND = 16 << 10
+"""In each span of waiting for a client. Less would take more than a day for what an upload may have."""
 
 
 @asynccontextmanager
@@ -72,10 +76,16 @@ class _Parts(MultiPartParser):
             self._files_to_close_on_error.append(spool)
 
 
-async def body_chunks(request: Request) -> AsyncGenerator[bytes, None]:
-    """The body as it comes in. Raises BadRequestError `upload_stalled`."""
+async def body_chunks(request: Request, *, clock: Callable[[], float] = monotonic) -> AsyncGenerator[bytes, None]:
+    """The body as it comes in.
+
+    Raises:
+        BadRequestError: `upload_stalled`: nothing came, or too slowly. What our own disk takes is nobody's slowness.
+    """
+    waited_seconds, came_bytes = 0.0, 0
     async with aclosing(request.stream()) as stream:
         while True:
+            began = clock()
             try:
                 async with asyncio.timeout(PATIENCE_SECONDS):
                     chunk = await anext(stream, None)
@@ -83,6 +93,12 @@ async def body_chunks(request: Request) -> AsyncGenerator[bytes, None]:
                 raise BadRequestError("No more of the upload came in.", code="upload_stalled") from error
             if chunk is None:
                 return
+            waited_seconds += clock() - began
+            came_bytes += len(chunk)
+            if waited_seconds >= SPAN_SECONDS:
+                if came_bytes < waited_seconds * MIN_BYTES_PER_SECOND:
+                    raise BadRequestError("The upload comes in too slowly.", code="upload_stalled")
+                waited_seconds, came_bytes = 0.0, 0
             yield chunk
 
 

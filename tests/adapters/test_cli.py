@@ -29,6 +29,7 @@ from adapters import (
     open_registry,
 )
 from adapters.cli import app
+from adapters.printing import print_one, print_rows
 from tests.builders import make_adapter_folder, make_base, make_base_of, make_model_folder
 
 Run = Callable[..., Any]
@@ -171,6 +172,13 @@ def test_a_tenants_limits_are_shown_and_changed_one_by_one(run: Run) -> None:
         run("tenants", "limits", "globex")
 
 
+def test_a_tenants_limits_that_were_not_said_are_not_written(run: Run) -> None:
+    run("tenants", "create", "acme")
+    run("tenants", "limits", "acme", "--max-adapters", "100", "--max-bytes", "9")
+    run("tenants", "limits", "acme", "--max-bytes", "none")
+    assert run("audit", "--limit", "1")[0]["detail"] == {"max_bytes": None}
+
+
 def test_usage_tells_who_used_how_much(run: Run, home: Path) -> None:
     run("tenants", "create", "acme")
     day = date(2026, 1, 31)
@@ -184,6 +192,13 @@ def test_usage_tells_who_used_how_much(run: Run, home: Path) -> None:
     assert (summed["adapter"], summed["requests"], summed["day"]) == ("support", 4, None)
     with pytest.raises(NotFoundError):
         run("usage", "--tenant", "nobody")
+
+
+@pytest.mark.parametrize("day", ["20260101", "2026-W01-1", "2026-1-1", "yesterday"])
+def test_a_day_is_written_in_one_way(day: str) -> None:
+    result = CliRunner().invoke(app, ["usage", "--since", day])
+    assert result.exit_code == click.UsageError.exit_code
+    assert "YYYY-MM-DD" in result.output
 
 
 def test_the_audit_tells_who_did_what(run: Run) -> None:
@@ -205,6 +220,14 @@ def test_what_is_retired_is_collected_once_its_grace_is_over(run: Run, folder: P
         run("restore", "acme/support@1")
 
 
+def test_the_longest_grace_is_the_registrys_and_none_is_longer(run: Run, home: Path) -> None:
+    assert run("collect", "--grace-hours", "876000") == []
+    result = CliRunner().invoke(app, ["collect", "--grace-hours", "876001"])
+    assert result.exit_code == click.UsageError.exit_code
+    with open_registry(home) as registry, pytest.raises(InvalidError, match="876000 hours"):
+        list(registry.collect(Caller.operator(), grace_seconds=876001 * 3600))
+
+
 def test_a_registry_is_exported_and_imported(
     run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,7 +242,7 @@ def test_a_registry_is_exported_and_imported(
     assert run("import", str(tmp_path / "one"))["versions"] == 1
     assert run("resolve", "acme/support")["number"] == 1
     assert run("import", str(tmp_path / "all"))["tenants"] == 1
-    with pytest.raises(InvalidError) as caught:
+    with pytest.raises(InvalidError, match="no such folder") as caught:
         run("import", str(tmp_path / "nothing"))
     assert caught.value.code == "export_incomplete"
 
@@ -331,6 +354,14 @@ def test_people_get_tables(run: Run, folder: Path) -> None:
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, result.output
         assert shown in result.stdout
+
+
+def test_a_terminal_is_told_nothing_but_text(capsys: pytest.CaptureFixture[str]) -> None:
+    print_one("\x1b[2J\x9b1m\u202eplain [red]\nnext", {"text": lambda text: text}, as_json=False)
+    print_rows([("\x07one",)], {"texts": lambda texts: texts}, as_json=False)
+    shown = capsys.readouterr().out
+    assert "\ufffd[2J\ufffd1m\ufffdplain [red]" in shown
+    assert all(character.isprintable() or character == "\n" for character in shown)
 
 
 def test_every_command_takes_json_and_shows_an_example() -> None:

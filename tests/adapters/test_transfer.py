@@ -18,6 +18,7 @@ from adapters import (
     InvalidError,
     Kind,
     NotFoundError,
+    ProbeVerdict,
     Registry,
     Scope,
     StorageError,
@@ -306,10 +307,62 @@ def test_an_export_goes_into_a_new_or_empty_folder_and_leaves_nothing_behind_if_
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]
 
 
+def test_an_export_goes_where_a_link_leads(filled: Registry, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "new"):
+        link = tmp_path / f"to-{name}"
+        link.symlink_to(tmp_path / name)
+        exported(filled, link)
+        assert (link.is_symlink(), (tmp_path / name / "registry.json").is_file()) == (True, True)
+        with pytest.raises(InvalidError) as caught:
+            exported(filled, link)
+        assert caught.value.code == "folder_not_empty"
+
+
+def test_an_export_through_links_that_go_round_is_refused(filled: Registry, tmp_path: Path) -> None:
+    (tmp_path / "here").symlink_to(tmp_path / "there")
+    (tmp_path / "there").symlink_to(tmp_path / "here")
+    with pytest.raises((InvalidError, StorageError)):
+        exported(filled, tmp_path / "here")
+
+
+def test_an_export_whose_folder_was_taken_meanwhile_is_refused(filled: Registry, copy: Path) -> None:
+    steps = filled.export_to(Caller.operator(), copy)
+    next(steps)
+    copy.write_text("a file")
+    with pytest.raises(InvalidError) as caught:
+        list(steps)
+    assert caught.value.code == "folder_not_empty"
+
+
+def test_an_export_into_the_registrys_own_home_is_refused(filled: Registry, home: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(home)
+    for folder in (home, home / "backups" / "monday", tmp_path / "link" / "monday"):
+        with pytest.raises(InvalidError) as caught:
+            exported(filled, folder)
+        assert caught.value.code == "folder_in_home"
+    assert not (home / "backups").exists()
+
+
+def test_an_engine_here_probes_what_was_ready_elsewhere(
+    filled: Registry, elsewhere: Registry, copy: Path, operator: Caller
+) -> None:
+    ready = ProbeVerdict(is_accepted=True)
+    filled.versions.record_probe(operator, filled.versions.get(operator, "acme", "support", 1).id, ready)
+    exported(filled, copy)
+    imported(elsewhere, copy)
+    version = elsewhere.versions.get(operator, "acme", "support", 1)
+    assert version.state == "unprobed"
+    assert imported(elsewhere, copy) == Transfer(0, 0, 0, 0, 0, 0)
+    elsewhere.versions.record_probe(operator, version.id, ready)
+    assert imported(elsewhere, copy) == Transfer(0, 0, 0, 0, 0, 0)
+    assert elsewhere.versions.get(operator, "acme", "support", 1).state == "ready"
+
+
 def test_an_export_is_for_its_owners_eyes_and_holds_no_secret(filled: Registry, copy: Path, operator: Caller) -> None:
     issued = filled.keys.issue(operator, "acme", name="app", scopes=frozenset({Scope.INFER}))
     exported(filled, copy)
-    assert copy.stat().st_mode & 0o077 == 0
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (copy, *copy.rglob("*")))
     text = (copy / "keys.jsonl").read_text()
     assert issued.key.id in text
     assert issued.secret not in text

@@ -116,6 +116,7 @@ def test_a_line_that_is_cut_off_or_missing_or_changed_is_refused_by_its_file(
     [
         ("tenants", 0, {"name": "Acme!"}),
         ("tenants", 0, {"limits": {"max_adapters": "many"}}),
+        ("tenants", 0, {"limits": {"zzz": 1}}),
         ("tenants", 0, {"new": 1}),
         ("tenants", 1, {"name": "acme"}),
         ("keys", 0, {"scopes": ["platform"]}),
@@ -125,6 +126,9 @@ def test_a_line_that_is_cut_off_or_missing_or_changed_is_refused_by_its_file(
         ("keys", 0, {"created_at": "9999-12-31T23:59:59-01:00"}),
         ("keys", 0, {"name": "nul \0"}),
         ("keys", 0, {"secret_sha256": "0" * 63}),
+        ("keys", 0, {"name": "\x1b[2J"}),
+        ("bases", 0, {"path": "/models/\x1b[2J"}),
+        ("bases", 0, {"name": "\x9b2J"}),
         ("bases", 0, {"fingerprint": "sha256:another"}),
         ("bases", 0, {"version": "acme/support@1"}),
         ("bases", 0, {"modules": {"model.q_proj": [0, -1]}}),
@@ -138,6 +142,9 @@ def test_a_line_that_is_cut_off_or_missing_or_changed_is_refused_by_its_file(
         ("versions", 0, {"state": "retired"}),
         ("versions", 0, {"parents": ["acme/support@9"]}),
         ("versions", 0, {"parents": ["globex/support@1"]}),
+        ("versions", 0, {"parents": ["acme/support@1"]}),
+        ("versions", 0, {"warnings": ["\x1b[2J"]}),
+        ("versions", 0, {"created_by": "\x1b]0;root\x07"}),
         ("versions", 0, {"tags": ["b", "a"]}),
         ("versions", 0, {"tags": ["Not a tag"]}),
         ("versions", 0, {"note": "\x1b[2J"}),
@@ -157,6 +164,10 @@ def test_a_line_that_is_cut_off_or_missing_or_changed_is_refused_by_its_file(
         ("audit", 0, {"tenant": "initech"}),
         ("usage", 0, {"tenant": "initech"}),
         ("usage", 0, {"day": 20260101}),
+        ("usage", 0, {"day": "2026-W01-1"}),
+        ("usage", 0, {"key_id": "\x1b[2J"}),
+        ("usage", 0, {"prompt_tokens": 2**53 - 1}),
+        ("audit", 0, {"subject": "\x1b[2J"}),
         ("usage", 0, {"requests": -1}),
         ("audit", 0, {"detail": {"x": [1e999]}}),
     ],
@@ -166,6 +177,22 @@ def test_records_that_no_registry_would_hold_are_refused(
 ) -> None:
     change(tampered, f"{name}.jsonl", lambda record: record | fields, line)
     assert refused(target, tampered).code in {"export_damaged", "export_incomplete"}
+
+
+def test_versions_that_are_each_others_parents_are_refused_by_their_line(target: Registry, tampered: Path) -> None:
+    change(tampered, "versions.jsonl", lambda record: record | {"parents": ["acme/support@2"]}, 0)
+    change(tampered, "versions.jsonl", lambda record: record | {"parents": ["acme/support@1"]}, 1)
+    assert "among its own ancestors" in refused(target, tampered).message
+
+
+def test_a_line_of_the_usage_that_is_there_twice_is_refused_by_its_line(target: Registry, tampered: Path) -> None:
+    edit(tampered, "usage.jsonl", lambda text: text + text)
+    assert refused(target, tampered).message == "usage.jsonl, line 2: it is there twice."
+
+
+def test_what_is_wrong_with_a_field_is_said_in_our_words(target: Registry, tampered: Path) -> None:
+    change(tampered, "usage.jsonl", lambda record: record | {"day": "20260101"})
+    assert refused(target, tampered).message == "usage.jsonl, line 1: 'day': write a day as YYYY-MM-DD."
 
 
 JSON = st.recursive(

@@ -7,14 +7,14 @@ from pathlib import Path
 import httpx
 from starlette.types import ASGIApp
 
-from adapters import Base
+from adapters import Base, Kind, folder_members
 from server.app import create_app
 from server.engine.fake import FakeEngine
 from tests.builders import make_base, make_base_of, make_model_folder
 from tests.live_server import LiveServer
 from tests.server.administering import ACME, LIVE, SUPPORT, call, publish, read, split
 from tests.server.uploading import as_multipart, files_of
-from tests.server.world import OPERATOR, World, make_settings
+from tests.server.world import ACCEPTED, OPERATOR, World, make_settings
 
 # --- aliases ----------------------------------------------------------------------------------------------------------
 
@@ -202,15 +202,14 @@ def test_a_model_whose_live_alias_is_split_is_listed_without_a_version(world: Wo
 def test_a_base_that_is_a_tenants_own_model_is_listed_for_whom_it_is(world: World) -> None:
     world.registry.bases.add(OPERATOR, make_base_of(make_model_folder(world.folder / "base"), "whole"))
     upload_model(world, make_model_folder(world.folder / "model", seed=1), "kind=full&base=whole&promote=true")
-    world.publish("zoo", "support", seed=1)
     base = world.registry.bases.find(OPERATOR, "acme/model@1")
+    world.publish("zoo", "support", seed=1)
     with LiveServer(partial(make_app, world, base)) as live:
         listed = [
             httpx.get(f"{live.base_url}/v1/models", headers={"x-api-key": world.keys[key]}).json()["data"]
             for key in ("acme", "zoo")
         ]
-    assert [[model["id"] for model in models] for models in listed] == [["acme/model@1", "model"], ["support"]]
-    assert listed[1][0]["parent"] is None
+    assert [[model["id"] for model in models] for models in listed] == [["acme/model@1", "model"], []]
 
 
 def make_app(world: World, base: Base) -> ASGIApp:
@@ -238,3 +237,20 @@ def test_the_platform_makes_and_ends_keys_of_its_own(world: World) -> None:
     assert [key["name"] for key in listed] == ["platform", "second"]
     assert call(world, "DELETE", f"/admin/v1/keys/{issued.json()['id']}", "platform").json()["revoked_at"]
     assert call(world, "GET", "/admin/v1/keys", "second").status_code == 401
+
+
+def test_what_this_server_can_not_answer_is_not_listed(world: World, tmp_path: Path) -> None:
+    world.publish("acme", "support", seed=1)
+    world.registry.bases.add(OPERATOR, make_base("other"))
+    whole = world.registry.bases.add(OPERATOR, make_base_of(make_model_folder(tmp_path / "base"), "whole"))
+    publish_past = world.registry.versions.publish
+    members = folder_members(world.make_folder(seed=2))
+    publish_past(OPERATOR, "acme", "others", members, base="other", probe=lambda *_: ACCEPTED)
+    members = folder_members(make_model_folder(tmp_path / "model", seed=1))
+    publish_past(OPERATOR, "acme", "model", members, base=whole.name, kind=Kind.FULL, probe=lambda *_: ACCEPTED)
+    for adapter in ("others", "model"):
+        world.registry.aliases.promote(OPERATOR, "acme", adapter, 1)
+    for adapter in ("others", "model", "support"):
+        world.registry.grants.give(OPERATOR, "acme", adapter, "zoo")
+    assert [model["id"] for model in read(world, "/v1/models", "acme")["data"]] == ["tiny", "support"]
+    assert [model["id"] for model in read(world, "/v1/models", "zoo")["data"]] == ["tiny", "acme/support"]

@@ -56,3 +56,13 @@ def test_its_pages_put_together_are_the_whole(world: World) -> None:
         cursor = page["next"]
     assert rows == whole
     assert len(whole) > 2
+
+
+def test_the_begin_and_the_end_of_an_upload_are_joined_by_its_id(world: World) -> None:
+    uploads = "/admin/v1/tenants/acme/uploads"
+    with world.client("acme-admin") as admin:
+        upload_id = admin.post(uploads, json={"adapter": "support"}).json()["id"]
+        assert admin.delete(f"{uploads}/{upload_id}").status_code == 200
+    cancelled, begun = read(world, "acme-admin")["data"][:2]
+    assert (cancelled["action"], cancelled["subject"]) == ("upload.cancel", upload_id)
+    assert (begun["action"], begun["detail"]) == ("upload.begin", {"kind": "lora", "upload": upload_id})

@@ -4,11 +4,15 @@ import http.client
 import json
 import socket
 from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.server.world import World, wait_until
+from adapters import TenantLimits
+from tests.server.world import OPERATOR, World, wait_until
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "adapter": "support", "max_tokens": 50}
 
@@ -100,3 +104,37 @@ def test_when_all_room_is_held_a_request_waits_and_is_then_told_to_come_back(mak
         assert answer.status == 200
     holder.close()
     assert world.ask("support").status_code == 200
+
+
+def begin_chat(world: World) -> http.client.HTTPConnection:
+    """A request whose body never ends."""
+    address = urlsplit(world.live.base_url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
+    connection.putrequest("POST", "/v1/chat/completions")
+    headers = {"authorization": f"Bearer {world.keys['acme']}", "content-type": "application/json"}
+    for name, value in (headers | {"content-length": "100"}).items():
+        connection.putheader(name, value)
+    connection.endheaders(b"{")
+    return connection
+
+
+def test_a_body_that_does_not_end_is_given_up_and_its_place_given_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.asked.BODY_SECONDS", 0.05)
+    world.registry.tenants.set_limits(OPERATOR, "acme", TenantLimits(max_concurrency=1))
+    with closing(begin_chat(world)) as connection, connection.getresponse() as refused:
+        assert (refused.status, refused.headers["connection"]) == (408, "close")
+        assert json.load(refused)["error"]["code"] == "request_timeout"
+    monkeypatch.undo()
+    assert world.ask().status_code == 200
+
+
+def test_in_the_middle_of_the_body(make_world: Callable[..., World]) -> None:
+    world = make_world(ledger_seconds=0.01)
+    hang_up(begin_chat(world))
+    wait_until(lambda: world.metric('lorikeet_requests_total{adapter="",outcome="client_gone"') == 1)
+    today = datetime.now(UTC).date()
+    used = partial(world.registry.usage.read, OPERATOR, since=today - timedelta(days=1), until=today, by=())
+    wait_until(lambda: bool(used()))
+    assert [(row.requests, row.failed_requests) for row in used()] == [(1, 0)]

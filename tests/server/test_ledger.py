@@ -270,6 +270,25 @@ def test_a_new_month_begins_at_nothing(registry: Registry, calendar: Calendar) -
     assert by_day == [(date(2026, 11, 30), 11), (date(2026, 12, 1), 3)]
 
 
+def test_a_clock_that_steps_over_a_months_end_and_back_frees_nothing(registry: Registry, calendar: Calendar) -> None:
+    async def story() -> None:
+        ledger = make_ledger(registry, calendar)
+        await ledger.learn(USER)
+        use(ledger, 10, 20)
+        november, calendar.now = calendar.now, datetime(2026, 12, 1, tzinfo=UTC)
+        use(ledger, 1, 2)
+        assert ledger.month_tokens("acme") == 3
+        calendar.now = november
+        assert ledger.month_tokens("acme") == 30
+        for _ in range(2):
+            await ledger.flush()
+            await ledger.learn(USER)
+            assert ledger.month_tokens("acme") == 30
+        assert not ledger._unwritten_tokens
+
+    run(story())
+
+
 def test_what_other_servers_write_is_seen_within_a_minute(registry: Registry, calendar: Calendar) -> None:
     moments = iter((0.0, 59.0, 61.0, 61.0, 61.0))
 

@@ -110,11 +110,12 @@ def test_an_adapter_on_the_model_may_be_granted_without_the_model(served: World)
 
 
 def test_the_model_is_listed_for_those_who_may_ask_it(served: World) -> None:
+    served.publish("zoo", "support", seed=1)
     listed = {}
     for key in ("acme", "zoo"):
         with served.client(key) as client:
-            listed[key] = [model["id"] for model in client.get("/v1/models").json()["data"]]
-    assert listed == {"acme": [MODEL], "zoo": []}
+            listed[key] = [(model["id"], model.get("parent")) for model in client.get("/v1/models").json()["data"]]
+    assert listed == {"acme": [(MODEL, None)], "zoo": [("support", None)]}
 
 
 def test_a_model_is_promoted_and_rolled_back_without_being_loaded(served: World) -> None:

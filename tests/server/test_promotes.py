@@ -3,6 +3,8 @@
 import threading
 from typing import Any
 
+import pytest
+
 from tests.server.world import World, in_thread, wait_until
 
 CALLERS = 4
@@ -107,3 +109,11 @@ def _point(world: World, number: int, etag: str | None = None) -> Any:
     with world.client("acme-admin") as admin:
         path = "/admin/v1/tenants/acme/adapters/support/aliases/live"
         return admin.put(path, json={"version": number}, headers={"if-match": etag} if etag else {})
+
+
+@pytest.mark.parametrize(
+    ("revision", "status"), [(2**31 - 1, 412), (2**31, 400), (9_999_999_999, 400), (10_000_000_000, 400)]
+)
+def test_a_revision_may_be_as_large_as_there_are_any(world: World, revision: int, status: int) -> None:
+    world.publish("acme", "support", seed=1)
+    assert _point(world, 1, f'"{revision}"').status_code == status

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from adapters import Arm
 from tests.server.administering import LIVE, SUPPORT, call, publish, split
 from tests.server.world import OPERATOR, World, in_thread, wait_until
 
@@ -121,3 +122,12 @@ def test_no_request_fails_or_is_mixed_while_a_split_moves_and_is_rolled_back(wor
         caller()
     assert all(said == marks[label] for label, said in answers)
     assert {label for label, _ in answers} == set(marks)
+
+
+def test_an_arm_that_its_probe_refuses_leaves_its_callers_to_the_other(world: World) -> None:
+    publish(world, 1)
+    world.publish("acme", "support", seed=2, promote=False, is_probed=False)
+    world.registry.aliases.promote(OPERATOR, "acme", "support", [Arm(1, 1), Arm(2, 9999)])
+    world.engine.samples_nan = True
+    assert world.ask("support").headers["x-lorikeet-adapter"] == "acme/support@1"
+    assert world.registry.versions.get(OPERATOR, "acme", "support", 2).state == "rejected"

@@ -1,5 +1,6 @@
 """An upload in parts over HTTP: it goes on after broken connections and restarts, and ends as any other upload."""
 
+import asyncio
 import hashlib
 import http.client
 import json
@@ -14,11 +15,14 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from starlette.types import ASGIApp
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message
 
 from adapters import Caller, Limits, open_registry
+from server.admin.uploads import MIN_BYTES_PER_SECOND, body_chunks
 from server.app import create_app
 from server.engine.fake import FakeEngine
+from server.errors import BadRequestError
 from tests.builders import make_base, make_base_of, make_model_folder
 from tests.live_server import LiveServer
 from tests.server.administering import ACME, call, read
@@ -230,21 +234,54 @@ def test_a_part_that_stops_coming_is_given_up(world: World, monkeypatch: pytest.
     assert read(world, path)["files"] == {}
 
 
-def test_while_a_part_comes_the_tenants_other_parts_are_429_and_other_tenants_go_on(
+def test_while_a_part_comes_the_tenants_other_parts_wait_and_other_tenants_go_on(
     world: World, coming: Callable[[str], bool]
 ) -> None:
     path = begin(world)
     with closing(open_part(world, path, 0, b"abc")):
         wait_until(lambda: coming(path))
-        for refused in (send(world, path, "b", 0, b"x"), finish(world, path), call(world, "DELETE", path)):
-            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "upload_in_progress")
-            assert refused.headers["retry-after"]
+        refused = send(world, path, "b", 0, b"x")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "upload_in_progress")
+        assert refused.headers["retry-after"]
+        for busy in (finish(world, path), call(world, "DELETE", path)):
+            assert (busy.status_code, busy.json()["error"]["code"]) == (409, "upload_busy")
         zoos = call(world, "POST", UPLOADS.replace("acme", "zoo"), "zoo-admin", json={"adapter": "x"}).json()["id"]
         zoos_path = f"{UPLOADS.replace('acme', 'zoo')}/{zoos}"
         with world.client("zoo-admin") as zoo:
             part = zoo.patch(f"{zoos_path}/files/a", content=b"x", headers={"upload-offset": "0"})
         assert part.status_code == 204
         assert world.ask(key="zoo").status_code == 200
+
+
+def test_while_a_part_comes_the_tenant_cancels_and_finishes_its_other_uploads(
+    world: World, coming: Callable[[str], bool], files: Files
+) -> None:
+    coming_path, other, whole = begin(world), begin(world), begin(world)
+    send_all(world, whole, files)
+    with closing(open_part(world, coming_path, 0, b"abc")):
+        wait_until(lambda: coming(coming_path))
+        assert call(world, "DELETE", other).status_code == 200
+        assert finish(world, whole).status_code == 201
+
+
+@pytest.mark.parametrize(("bytes_each", "is_too_slow"), [(1, True), (59 * MIN_BYTES_PER_SECOND, False)])
+def test_a_body_that_trickles_is_given_up(bytes_each: int, is_too_slow: bool) -> None:  # noqa: FBT001  — a case
+    now = 0.0
+
+    async def receive() -> Message:
+        nonlocal now
+        now += 59
+        return {"type": "http.request", "body": b"x" * bytes_each, "more_body": now < 59 * 10}
+
+    async def read_all() -> int:
+        request = Request({"type": "http", "method": "PATCH", "headers": []}, receive)
+        return sum([len(chunk) async for chunk in body_chunks(request, clock=lambda: now)])
+
+    if is_too_slow:
+        with pytest.raises(BadRequestError, match="too slowly"):
+            asyncio.run(read_all())
+    else:
+        assert asyncio.run(read_all()) == 10 * bytes_each
 
 
 def test_strangers_take_nobodys_place_and_learn_nothing(world: World, coming: Callable[[str], bool]) -> None:

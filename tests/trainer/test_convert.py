@@ -1,5 +1,6 @@
 """Adapters as PEFT makes and saves them, converted by the command, and run beside the originals."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from tests.tiny_model import VOCABULARY_SIZE, make_tiny_checkpoint
 from tests.trainer.conftest import Command
 
 TARGETS = ["q_proj", "v_proj", "down_proj"]
+ENDLESS = r"(([a-z0-9_]|\.|_)+)+!"
+"""A regular expression that takes for ever to say no."""
 TOKENS = torch.arange(5, VOCABULARY_SIZE, 9)[None]
 
 Make = Callable[..., Path]
@@ -191,6 +194,117 @@ def test_an_untrained_adapter_stays_one(lorikeet: Command, tiny: Path, tmp_path:
     assert (shown.code, shown.json["rank"]) == (0, 8)
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"target_modules": ENDLESS},
+        {"exclude_modules": ENDLESS},
+        {"layers_pattern": [ENDLESS], "layers_to_transform": [0]},
+        {"rank_pattern": {"no_such_module": 3}},
+    ],
+)
+def test_what_names_no_layer_of_the_adapter_is_not_run(
+    lorikeet: Command, make: Make, tiny: Path, out: Path, keys: dict[str, Any]
+) -> None:
+    adapter = make(r=4)
+    whole = shutil.copytree(adapter, adapter.with_name("whole"))
+    change_config(adapter, **keys)
+    assert lorikeet("train", "convert", adapter, "--out", out).code == 0
+    assert lost(tiny, whole, out) < 1e-5
+
+
+@pytest.mark.parametrize("named", [(), ("--base", "own")])
+@pytest.mark.parametrize("kind", ["config.json", "tokenizer_config.json"])
+def test_code_beside_the_weights_is_not_run(
+    lorikeet: Command,
+    make: Make,
+    tmp_path: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    named: tuple[str, ...],
+    kind: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    adapter, own = make(use_dora=True), make_tiny_checkpoint(tmp_path / "own")
+    change_config(adapter, base_model_name_or_path=str(own))
+    (own / "evil.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w').close()\nclass Evil: pass\n")
+    stated = json.loads((own / kind).read_text())
+    classes = dict.fromkeys(("AutoConfig", "AutoModelForCausalLM"), "evil.Evil")
+    stated |= {"auto_map": classes if kind == "config.json" else {"AutoTokenizer": ["evil.Evil", None]}}
+    stated |= {"model_type": "evil"} if kind == "config.json" else {"tokenizer_class": "Evil"}
+    (own / kind).write_text(json.dumps(stated))
+    shown = lorikeet("train", "convert", adapter, "--out", out, *named)
+    assert not (tmp_path / "marker").exists()
+    assert "custom code? [y/N]" not in shown.out + shown.err
+    assert (shown.code, out.exists(), "Traceback" in shown.err) == (2, False, False)
+
+
+def test_a_base_that_the_registry_knows_is_not_named_by_its_folder(
+    lorikeet: Command, make: Make, tiny: Path, out: Path
+) -> None:
+    adapter = make(use_dora=True)
+    change_config(adapter, base_model_name_or_path=str(tiny))
+    shown = lorikeet("train", "convert", adapter, "--out", out)
+    assert (shown.code, "give it as --base tiny" in shown.err, out.exists()) == (2, True, False)
+
+
+def test_a_folder_that_can_not_be_moved_into_place_is_one_clear_line(
+    lorikeet: Command, make: Make, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = make(r=2, rank_pattern={"q_proj": 3})
+
+    def taken(*_: object) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    monkeypatch.setattr(Path, "rename", taken)
+    shown = lorikeet("train", "convert", adapter, "--out", out)
+    assert (shown.code, "can't be written: Directory not empty" in shown.err) == (2, True)
+    assert [entry.name for entry in out.parent.iterdir() if "staging" in entry.name or entry == out] == []
+
+
+def linked(out: Path) -> None:
+    out.with_name("empty").mkdir()
+    out.symlink_to(out.with_name("empty"))
+
+
+def dangling(out: Path) -> None:
+    out.symlink_to(out.with_name("nowhere"))
+
+
+def occupied(out: Path) -> None:
+    out.mkdir()
+    (out / "file").touch()
+
+
+def nothing(_: Path) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words", "complaint"),
+    [
+        (linked, (), "is a link"),
+        (dangling, (), "is a link"),
+        (occupied, (), "not an empty folder"),
+        (nothing, ("--out", "no/such/place"), "there is no folder"),
+        (nothing, ("--rank", "0"), "write a whole number from 1 to 512, or auto"),
+    ],
+)
+def test_what_is_wrong_with_the_words_is_said_before_the_libraries_load(
+    lorikeet: Command,
+    tmp_path: Path,
+    out: Path,
+    prepare: Callable[[Path], None],
+    words: tuple[str, ...],
+    complaint: str,
+) -> None:
+    prepare(out)
+    shown = lorikeet("train", "convert", tmp_path / "not-even-read", "--out", out, *words)
+    assert (shown.code, complaint in shown.err) == (2, True)
+    assert "loading the libraries" not in shown.err
+
+
 def no_folder(folder: Path) -> None:
     shutil.rmtree(folder)
 
@@ -237,6 +351,19 @@ def unknown_base(folder: Path) -> None:
     change_config(folder, base_model_name_or_path="nobody/knows")
 
 
+def base_by_folder(folder: Path) -> None:
+    shutil.copytree(make_tiny_checkpoint(folder / "base"), folder / "own")
+    change_config(folder, base_model_name_or_path=str(folder / "own"))
+
+
+def rank_by_pattern(folder: Path) -> None:
+    change_config(folder, rank_pattern={ENDLESS: 8})
+
+
+def alpha_by_pattern(folder: Path) -> None:
+    change_config(folder, alpha_pattern={ENDLESS: 8})
+
+
 def no_base(folder: Path) -> None:
     change_config(folder, base_model_name_or_path=None)
 
@@ -259,6 +386,9 @@ def unknown_start(folder: Path) -> None:
         (unknown_method, "peft_type: input should be 'LORA' or 'ADALORA'"),
         (whole_modules, "modules_to_save must be null"),
         (unknown_base, "The registry has no base 'nobody/knows'"),
+        (base_by_folder, "The registry has no base"),
+        (rank_by_pattern, "rank_pattern must be by the modules' plain names"),
+        (alpha_by_pattern, "alpha_pattern must be by the modules' plain names"),
         (no_base, "give it as --base NAME|PATH"),
         (unknown_start, "nothing is known of init_lora_weights 'loftq'"),
     ],

@@ -50,7 +50,13 @@ def train(
 
     # The base: frozen, so its precision only decides the speed and the rounding of the sums.
     precision = job.precision if job.precision != "auto" else fastest_precision()
-    base = AutoModelForCausalLM.from_pretrained(base_folder, dtype=getattr(torch, precision))
+    base = AutoModelForCausalLM.from_pretrained(
+        base_folder,
+        dtype=getattr(torch, precision),
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+    )
 
     # The adapter: float32 beside any base (PEFT's autocast_adapter_dtype), since steps of 1e-4 vanish in bfloat16.
     adapter = LoraConfig(
