@@ -22,6 +22,7 @@ from adapters.names import Reference, require_adapter_name
 from adapters.refusals import Refusal
 from adapters.registry import Registry, open_registry
 from adapters.settings import RegistrySettings
+from adapters.strict_json import parse_strictly
 from adapters.upload import Member, archive_members, folder_members
 from adapters.usage import UsageField, UsageRow
 from adapters.values import (
@@ -97,6 +98,7 @@ __all__ = [
     "fingerprint_base",
     "folder_members",
     "open_registry",
+    "parse_strictly",
     "require_adapter_name",
     "sync_to_disk",
 ]

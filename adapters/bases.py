@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, insert, select, text, true, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.access import Action, allow, may_build_on
 from adapters.callers import Caller
 from adapters.changes import Change, Done, change
-from adapters.database import Database
+from adapters.database import Database, insert_into
 from adapters.errors import ConflictError, InvalidError, NotFoundError
 from adapters.names import could_mean, is_storable, quoted, require_base_name, version_named
 from adapters.schema import ADAPTERS, BASES, GRANTS, TENANTS, VERSIONS
@@ -91,8 +90,7 @@ def what_there_is(names: Iterable[str]) -> str:
 
 def add_model(connection: Connection, model: Base) -> None:
     """Enter what a `merged` or `full` version is, unless a base with its fingerprint is there."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    row = dialect.insert(BASES).values(fingerprint=model.fingerprint, is_model=True, **columns_of(model))
+    row = insert_into(connection, BASES).values(fingerprint=model.fingerprint, is_model=True, **columns_of(model))
     connection.execute(row.on_conflict_do_nothing(index_elements=[BASES.c.fingerprint]))
 
 

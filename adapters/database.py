@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, Self
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError
 
 from adapters.database_errors import database_errors
@@ -79,6 +80,11 @@ class Database:
         """
         with database_errors(), self._writing.begin() as connection:
             yield connection
+
+
+def insert_into(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that can say ON CONFLICT, which each database has as its own."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
 def _parsed(url: str) -> URL:

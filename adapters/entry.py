@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.bases import add_model, claim_adapter_name
 from adapters.changes import Change, Done, find_answer
+from adapters.database import insert_into
 from adapters.errors import ConflictError
 from adapters.gate import Admitted
 from adapters.lookups import as_version, find_tenant, version_subject
@@ -132,9 +132,8 @@ def enter(what: Change, entry: Entry, blobs: Blobs, connection: Connection) -> D
 
 def touch(connection: Connection, digest: str, size_bytes: int) -> None:
     """Say that a blob is about to be put, or was just let go: a grace period for `collect` begins."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     now = datetime.now(UTC)
-    row = dialect.insert(BLOBS).values(digest=digest, size_bytes=size_bytes, touched_at=now)
+    row = insert_into(connection, BLOBS).values(digest=digest, size_bytes=size_bytes, touched_at=now)
     connection.execute(row.on_conflict_do_update(index_elements=[BLOBS.c.digest], set_={"touched_at": now}))
 
 

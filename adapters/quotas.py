@@ -7,18 +7,27 @@ So each blob counts for somebody, each for a tenant once, and publishing and ret
 
 from sqlalchemy import Connection, exists, func, select
 
+from adapters.callers import TenantLimits
 from adapters.errors import ForbiddenError
-from adapters.lookups import as_limits
+from adapters.lookups import as_limits, find_tenant
 from adapters.schema import ADAPTERS, BLOBS, TENANTS, VERSIONS
 from adapters.values import SERVABLE
 
 
+def limits_of(connection: Connection, tenant_id: int, *, for_update: bool = False) -> TenantLimits:
+    """How much a tenant may have; its row locked `for_update` where the database locks rows."""
+    query = select(TENANTS.c.limits).where(TENANTS.c.id == tenant_id)
+    return as_limits(connection.execute(query.with_for_update() if for_update else query).scalar_one())
+
+
 def require_place(connection: Connection, tenant: str, adapter: str) -> None:
     """Raise ForbiddenError `quota_exceeded` if this would be one adapter more than the tenant may have."""
-    row = connection.execute(select(TENANTS).where(TENANTS.c.name == tenant)).one()
-    limit = as_limits(row.limits).max_adapters
-    names = set(connection.execute(select(ADAPTERS.c.name).where(ADAPTERS.c.tenant_id == row.id)).scalars())
-    if limit is not None and adapter not in names and len(names) >= limit:
+    tenant_id = find_tenant(connection, tenant)
+    limit = limits_of(connection, tenant_id).max_adapters
+    if limit is None:
+        return
+    names = set(connection.execute(select(ADAPTERS.c.name).where(ADAPTERS.c.tenant_id == tenant_id)).scalars())
+    if adapter not in names and len(names) >= limit:
         raise ForbiddenError(
             f"The tenant has {len(names)} adapters, and may have {limit}: publish versions of those, or ask for more.",
             code="quota_exceeded",
@@ -31,8 +40,7 @@ def require_room(connection: Connection, tenant_id: int, digest: str, size_bytes
     For whoever makes a version servable, or brings its bytes, and has the tenant's row locked: of two that would take
     the same room, the second sees the first one's version.
     """
-    limits = connection.execute(select(TENANTS.c.limits).where(TENANTS.c.id == tenant_id)).scalar_one()
-    limit = as_limits(limits).max_bytes
+    limit = limits_of(connection, tenant_id).max_bytes
     if limit is None:
         return
     total = size_bytes + _kept_bytes(connection, tenant_id, but=digest)

@@ -4,16 +4,16 @@ import re
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 
 from adapters.bases import require_no_base_called
 from adapters.changes import Change, Done
 from adapters.entry import require_kind
 from adapters.errors import ConflictError, NotFoundError
 from adapters.limits import Limits
-from adapters.lookups import as_limits, find_tenant
-from adapters.quotas import require_place
-from adapters.schema import TENANTS, UPLOAD_FILES, UPLOADS, VERSIONS
+from adapters.lookups import find_tenant
+from adapters.quotas import limits_of, require_place
+from adapters.schema import UPLOAD_FILES, UPLOADS, VERSIONS
 from adapters.values import Kind, Upload
 
 MAX_OPEN: Final = 4
@@ -73,10 +73,9 @@ def room_bytes(connection: Connection, row: Row[Any], limits: Limits, *, for_upd
 
     `for_update`: the tenant's row is locked, so that it stays true in this transaction.
     """
-    of_tenant = connection.execute(_select_limits(row.tenant_id, for_update=for_update)).scalar_one()
+    max_bytes = limits_of(connection, row.tenant_id, for_update=for_update).max_bytes
     by_kind = limits.max_model_bytes if Kind(row.kind).is_model else limits.max_upload_bytes
     room = BESIDE_WEIGHTS + by_kind - _came(connection, UPLOADS.c.id == row.id)
-    max_bytes = as_limits(of_tenant).max_bytes
     if max_bytes is not None:
         room = min(room, BESIDE_WEIGHTS + max_bytes - _came(connection, _of_tenant(row.tenant_id)))
     return max(0, room)
@@ -126,11 +125,6 @@ def as_upload(connection: Connection, row: Row[Any], tenant: str) -> Upload:
 def no_such_upload() -> NotFoundError:
     """Missing, another tenant's, or begun where another home is."""
     return NotFoundError("The tenant has no such upload here, or has none any more.", code="upload_not_found")
-
-
-def _select_limits(tenant_id: int, *, for_update: bool) -> Select[Any]:
-    query = select(TENANTS.c.limits).where(TENANTS.c.id == tenant_id)
-    return query.with_for_update() if for_update else query
 
 
 def _of_tenant(tenant_id: int) -> ColumnElement[bool]:

@@ -10,11 +10,10 @@ from enum import StrEnum
 from typing import Any, Final
 
 from sqlalchemy import Column, func, literal, select, tuple_
-from sqlalchemy.dialects import postgresql, sqlite
 
 from adapters.access import Action, allow
 from adapters.callers import Caller
-from adapters.database import Database
+from adapters.database import Database, insert_into
 from adapters.errors import InvalidError
 from adapters.lookups import DEFAULT_PAGE, find_tenant, require_page
 from adapters.schema import USAGE
@@ -79,7 +78,7 @@ class UsageLedger:
         if not rows:
             return
         with self._database.write() as connection:
-            insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(USAGE)
+            insert = insert_into(connection, USAGE)
             more = {name: USAGE.c[name] + insert.excluded[name] for name in _COUNTS}
             # In one order: two servers that add at once wait for each other, instead of each for what the other holds.
             ordered = sorted((asdict(row) for row in rows), key=lambda row: [row[field] for field in _ALL])

@@ -8,10 +8,11 @@ import json
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from adapters import parse_strictly
 from trainer.errors import AdapterError
 
 CONFIG_FILE = "adapter_config.json"
@@ -98,11 +99,11 @@ def read_config(folder: Path) -> PeftConfig:
     _require_files(folder)
     path = folder / CONFIG_FILE
     try:
-        stated = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
+        stated = parse_strictly(path.read_bytes())
         config = PeftConfig.model_validate_json(json.dumps(stated))
     except ValidationError as error:
         raise AdapterError(f"{path}: {'; '.join(map(_explain, error.errors()))}.") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise AdapterError(f"{path} can't be read as JSON: {error}.") from error
     _require_convertible(config, path)
     return config
@@ -153,14 +154,3 @@ def _explain(problem: Any) -> str:  # noqa: ANN401  — pydantic's ErrorDetails
     if problem["type"] == "missing":
         return f"the key '{key}' is missing"
     return f"{key}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    built = dict(pairs)
-    if len(built) < len(pairs):
-        raise ValueError("a key occurs twice")
-    return built
-
-
-def _constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")

@@ -6,8 +6,13 @@ loaded for it.
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from http import HTTPStatus
 
-from adapters import Alias, Arm, Caller, Version
+from fastapi import Response
+
+from adapters import Alias, Arm, Caller, Published, Version
+from server.admin.bodies import LIVE
+from server.admin.wire import VersionOut
 from server.engine.protocol import AdapterRejectedError
 from server.parts import Parts
 
@@ -43,6 +48,20 @@ async def promote(
             expected_revision=expected_revision,
             must_exist=must_exist,
         )
+
+
+async def answer_published(
+    parts: Parts, caller: Caller, published: Published, response: Response, *, is_promoted: bool
+) -> VersionOut:
+    """The answer to a publish, once `live` means the version if it `is_promoted`: 201, or 200 if it was there already.
+
+    Raises:
+        Exception: whatever `promote` raises; the version stays.
+    """
+    if is_promoted:
+        await promote(parts, caller, [(published.version, 1)], LIVE)
+    response.status_code = HTTPStatus.CREATED if published.is_new else HTTPStatus.OK
+    return VersionOut.of(published.version)
 
 
 async def _make_resident(parts: Parts, caller: Caller, version: Version, held: AsyncExitStack) -> None:

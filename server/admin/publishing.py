@@ -5,9 +5,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from server.admin.bodies import LIVE, UploadQuery
+from server.admin.bodies import UploadQuery
 from server.admin.probing import base_of, probe_of
-from server.admin.promoting import promote
+from server.admin.promoting import answer_published
 from server.admin.uploads import upload_members
 from server.admin.wire import VersionOut
 from server.parts import AdminDep, PartsDep
@@ -47,7 +47,4 @@ async def upload(
             )
 
     # 3 the alias
-    if asked.promote:
-        await promote(parts, caller, [(published.version, 1)], LIVE)
-    response.status_code = HTTPStatus.CREATED if published.is_new else HTTPStatus.OK
-    return VersionOut.of(published.version)
+    return await answer_published(parts, caller, published, response, is_promoted=asked.promote)

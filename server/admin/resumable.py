@@ -15,9 +15,9 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from adapters import Caller, ConflictError, Kind, Upload
-from server.admin.bodies import LIVE, NO_BODY, Body
+from server.admin.bodies import NO_BODY, Body
 from server.admin.probing import base_of, probe_of
-from server.admin.promoting import promote
+from server.admin.promoting import answer_published
 from server.admin.uploads import body_chunks
 from server.admin.wire import Page, VersionOut
 from server.errors import BadRequestError, MediaTypeError, error_response
@@ -135,10 +135,7 @@ async def finish(
             probe=probe,
         )
 
-    if asked.promote:
-        await promote(parts, caller, [(published.version, 1)], LIVE)
-    response.status_code = HTTPStatus.CREATED if published.is_new else HTTPStatus.OK
-    return VersionOut.of(published.version)
+    return await answer_published(parts, caller, published, response, is_promoted=asked.promote)
 
 
 @router.delete("/{upload_id}", dependencies=[NO_BODY])
