@@ -1,4 +1,5 @@
 # make demo         the main job on real parts, from nothing to answers of three adapters, in minutes
+# make train-demo   train, judge, merge, quantise and serve on the real base: every method, half an hour
 # make serve        the same preparations, then a server that stays, with a curl line to copy
 # make test         everything that is checked: format, lint, types, imports, tests (with the real engine)
 # make crash        let a registry die at every point where it touches the disk or commits: a quarter of an hour
@@ -27,7 +28,7 @@ endif
 PIP_INSTALL := $(PY) -m pip install --quiet
 LINT_IMPORTS := $(PY) -c 'import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())'
 
-.PHONY: help install demo serve bench crash test check fix lint constraints clean
+.PHONY: help install demo train-demo serve bench crash test check fix lint constraints clean
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -55,10 +56,13 @@ endif
 install: $(STAMP)
 
 demo: $(STAMP)
-	@$(PY) deploy/demo/demo.py
+	@$(PY) -m deploy.demo.demo
 
 serve: $(STAMP)
-	@$(PY) deploy/demo/demo.py --serve
+	@$(PY) -m deploy.demo.demo --serve
+
+train-demo: $(STAMP)
+	@$(PY) -m deploy.demo.train_demo
 
 bench: $(STAMP)
 	@$(PY) -m lorikeet bench registry

@@ -17,7 +17,9 @@ VERBS = {
 }
 """verb → (the module that holds its Typer `app`, its help line)."""
 BENCHES = {
+    "train": ("trainer.bench.train", "Time a training beside TRL as it comes and TRL tuned by hand."),
     "registry": ("adapters.bench", "Time a registry of many adapters, and weigh an upload."),
+    "memory": ("trainer.bench.memory", "Train a grid of small models, and compare the plan's memory with theirs."),
 }
 """The same, for what `lorikeet bench` measures."""
 

@@ -1,6 +1,7 @@
 """The registry: which adapters exist, whose they are, which version is live, where the bytes lie."""
 
 from adapters.callers import ApiKey, Caller, Grant, GrantedAdapter, IssuedKey, Scope, Tenant, TenantLimits
+from adapters.collect import CollectedBlob
 from adapters.durable import sync_to_disk
 from adapters.entry import ProbeVerdict
 from adapters.errors import (
@@ -32,7 +33,6 @@ from adapters.values import (
     AuditRow,
     Base,
     BlobState,
-    CollectedBlob,
     Kind,
     Manifest,
     Module,
@@ -40,10 +40,10 @@ from adapters.values import (
     Published,
     Target,
     Upload,
-    VerifiedBlob,
     Version,
     VersionState,
 )
+from adapters.verify import VerifiedBlob
 from adapters.versions import Probe
 
 __all__ = [

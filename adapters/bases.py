@@ -21,6 +21,7 @@ from adapters.callers import Caller
 from adapters.changes import Change, Done, change
 from adapters.database import Database, insert_into
 from adapters.errors import ConflictError, InvalidError, NotFoundError
+from adapters.fingerprint import quantised_from, with_quantised_from
 from adapters.names import could_mean, is_storable, quoted, require_base_name, version_named
 from adapters.schema import ADAPTERS, BASES, GRANTS, TENANTS, VERSIONS
 from adapters.values import SERVABLE, Base, Module
@@ -199,10 +200,10 @@ def _known_models(
 ) -> builtins.list[Row[Any]]:
     """The versions that can be served and are bases for the caller, the newest first."""
     is_granted = exists().where(GRANTS.c.adapter_id == ADAPTERS.c.id, GRANTS.c.grantee == (caller.tenant or ""))
-    of_versions = (VERSIONS.c.id, VERSIONS.c.number, VERSIONS.c.model_fingerprint, VERSIONS.c.created_at)
+    of_versions = (VERSIONS.c.id, VERSIONS.c.number, VERSIONS.c.model_fingerprint, VERSIONS.c.base_fingerprint)
     of_adapters = (TENANTS.c.name.label("tenant"), ADAPTERS.c.name.label("adapter"), is_granted.label("is_granted"))
     query = (
-        select(*of_versions, VERSIONS.c.size_bytes, *of_adapters)
+        select(*of_versions, VERSIONS.c.created_at, VERSIONS.c.size_bytes, *of_adapters)
         .join(ADAPTERS, ADAPTERS.c.id == VERSIONS.c.adapter_id)
         .join(TENANTS, TENANTS.c.id == ADAPTERS.c.tenant_id)
         .where(VERSIONS.c.model_fingerprint.is_not(None), VERSIONS.c.state.in_(sorted(SERVABLE)))
@@ -221,17 +222,20 @@ def _as_models(connection: Connection, models: Sequence[Row[Any]]) -> builtins.l
     """What `_known_models` found, each under its own name."""
     query = select(BASES).where(BASES.c.fingerprint.in_({model.model_fingerprint for model in models}))
     known = {row.fingerprint: _as_base(row) for row in connection.execute(query)}
-    return [
-        replace(
-            known[model.model_fingerprint],
-            name=_label_of(model),
-            path="",
-            version=_label_of(model),
-            size_bytes=model.size_bytes,
-            created_at=model.created_at,
-        )
-        for model in models
-    ]
+    return [_as_model(known[model.model_fingerprint], model) for model in models]
+
+
+def _as_model(base: Base, model: Row[Any]) -> Base:
+    """What a version in fewer bits was published for is what it was quantised from."""
+    return replace(
+        base,
+        name=_label_of(model),
+        path="",
+        version=_label_of(model),
+        quantised_from=model.base_fingerprint if base.is_quantised else None,
+        size_bytes=model.size_bytes,
+        created_at=model.created_at,
+    )
 
 
 def columns_of(base: Base) -> dict[str, Any]:
@@ -241,7 +245,7 @@ def columns_of(base: Base) -> dict[str, Any]:
         "path": base.path,
         "modules": {name: [module.in_features, module.out_features] for name, module in base.modules.items()},
         "tensors": {name: list(shape) for name, shape in base.tensors.items()},
-        "config": dict(base.config),
+        "config": with_quantised_from(base.config, base.quantised_from),
         "chat_template_digest": base.chat_template_digest,
         "parameter_count": base.parameter_count,
         "size_bytes": base.size_bytes,
@@ -261,4 +265,5 @@ def _as_base(row: Row[Any]) -> Base:
         created_at=row.created_at,
         tensors={name: tuple(shape) for name, shape in row.tensors.items()},
         config=row.config,
+        quantised_from=quantised_from(row.config),
     )

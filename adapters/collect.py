@@ -12,6 +12,7 @@ or the store likes: that comes after the commit, when nobody waits for it.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -24,10 +25,18 @@ from adapters.database import Database
 from adapters.errors import InvalidError
 from adapters.schema import BLOBS, VERSIONS
 from adapters.storage import Blobs
-from adapters.values import SERVABLE, CollectedBlob
+from adapters.values import SERVABLE
 
 MAX_GRACE_HOURS: Final = 100 * 365 * 24
 """More than anybody means, and less than a date can hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedBlob:
+    """Bytes that nothing held any more."""
+
+    digest: str
+    size_bytes: int
 
 
 def collect(database: Database, blobs: Blobs, caller: Caller, *, grace_seconds: float) -> Iterator[CollectedBlob]:

@@ -123,8 +123,8 @@ def enter(what: Change, entry: Entry, blobs: Blobs, connection: Connection) -> D
         .returning(VERSIONS)
     ).one()
     version = as_version(row, entry.tenant, entry.adapter)
-    if manifest.model_fingerprint is not None:
-        model = replace(entry.base, name=version.label, fingerprint=manifest.model_fingerprint, path="")
+    if entry.admitted.model is not None:
+        model = replace(entry.admitted.model, name=version.label)
         add_model(connection, replace(model, size_bytes=manifest.size_bytes, created_at=version.created_at))
     subject = version_subject(entry.adapter, version.number)
     return Done(Published(version, is_new=True), subject=subject, detail={"is_new": True})

@@ -20,7 +20,9 @@ from adapters.tokenizer_steps import tokenizer_steps
 KEPT: Final = "lorikeet"
 """Beside its config.json's own keys, `BaseFingerprint.config` has this one: what else the gate asks of a base.
 
-`chat_template` is the template's text or null, `tokenizer_steps` the digests of the steps that only this base allows.
+`chat_template` is the template's text or null, `tokenizer_steps` the digests of the steps that only this base allows,
+`quantised_from` the fingerprint of the base whose weights these are in fewer bits, where the operator said so
+(`lorikeet base --quantised-from`).
 """
 _MAX_HEADER_BYTES: Final = 100_000_000
 """The format's own limit: a base comes from the operator, not from a stranger."""
@@ -68,6 +70,22 @@ def fingerprint_base(folder: Path) -> BaseFingerprint:
         tensors={entry.name: entry.shape for entry in sorted(entries, key=lambda entry: entry.name)},
         config={**config, KEPT: {"chat_template": template, "tokenizer_steps": steps}},
     )
+
+
+def quantised_from(config: Mapping[str, Any]) -> str | None:
+    """What the operator said that a base was quantised from: a fingerprint. A version's says its row."""
+    kept = config.get(KEPT)
+    stated = kept.get("quantised_from") if isinstance(kept, dict) else None
+    return stated if isinstance(stated, str) else None
+
+
+def with_quantised_from(config: Mapping[str, Any], fingerprint: str | None) -> dict[str, Any]:
+    """The config that says so, or nothing of it."""
+    kept = config.get(KEPT)
+    if not isinstance(kept, dict):
+        return dict(config)
+    rest = {key: value for key, value in kept.items() if key != "quantised_from"}
+    return {**config, KEPT: rest if fingerprint is None else {**rest, "quantised_from": fingerprint}}
 
 
 def _tensor_digests(folder: Path) -> tuple[dict[str, list[Any]], list[Entry]]:

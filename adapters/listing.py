@@ -20,7 +20,7 @@ from adapters.lookups import (
 )
 from adapters.names import LIVE
 from adapters.schema import ADAPTERS, ALIASES, GRANTS, PROMOTIONS, TENANTS, VERSIONS
-from adapters.values import Adapter, Alias
+from adapters.values import Adapter, Alias, Base
 
 
 class Adapters:
@@ -43,11 +43,11 @@ class Adapters:
         *,
         after: str | None = None,
         limit: int = DEFAULT_PAGE,
-        live_on: str | None = None,
+        live_on: Base | None = None,
     ) -> builtins.list[Adapter]:
         """A tenant's adapters by name: at most `limit`, those whose names come after `after`.
 
-        With `live_on`, a base's fingerprint, those alone whose bare name a server of that base can answer.
+        With `live_on`, a base, those alone whose bare name a server of that base can answer.
 
         Raises:
             InvalidError: `invalid_limit` or `invalid_cursor`.
@@ -69,7 +69,7 @@ class Adapters:
         *,
         after: str | None = None,
         limit: int = DEFAULT_PAGE,
-        live_on: str | None = None,
+        live_on: Base | None = None,
     ) -> builtins.list[GrantedAdapter]:
         """What other tenants granted to the caller's, by their names and its own.
 
@@ -100,15 +100,15 @@ class Adapters:
             return [GrantedAdapter(row.tenant, row.name, row.created_at, is_live=row.is_live) for row in rows]
 
 
-def _is_live_on(base: str) -> ColumnElement[bool]:
+def _is_live_on(base: Base) -> ColumnElement[bool]:
     """Whether an adapter's bare name means this base or an adapter on it: all arms of a split are of one."""
     return exists().where(
         ALIASES.c.adapter_id == ADAPTERS.c.id,
         ALIASES.c.name == LIVE,
         PROMOTIONS.c.id == ALIASES.c.promotion_id,
         VERSIONS.c.id == PROMOTIONS.c.version_id,
-        (VERSIONS.c.model_fingerprint == base)
-        | (VERSIONS.c.model_fingerprint.is_(None) & (VERSIONS.c.base_fingerprint == base)),
+        (VERSIONS.c.model_fingerprint == base.fingerprint)
+        | (VERSIONS.c.model_fingerprint.is_(None) & VERSIONS.c.base_fingerprint.in_(base.adapters_of)),
     )
 
 

@@ -15,7 +15,7 @@ from adapters.aliases import Aliases
 from adapters.audit import read_audit
 from adapters.bases import Bases
 from adapters.callers import Caller
-from adapters.collect import collect
+from adapters.collect import CollectedBlob, collect
 from adapters.database import Database
 from adapters.errors import NotFoundError, StorageError
 from adapters.grants import Grants
@@ -30,8 +30,8 @@ from adapters.tenants import Tenants
 from adapters.transfer import Intake, Transfer, export_to, import_from
 from adapters.uploads import Uploads
 from adapters.usage import UsageLedger
-from adapters.values import AuditRow, Base, CollectedBlob, Target, VerifiedBlob
-from adapters.verify import verify
+from adapters.values import AuditRow, Base, Target
+from adapters.verify import VerifiedBlob, verify
 from adapters.versions import Versions
 
 

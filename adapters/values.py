@@ -9,6 +9,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
+QUANTISED_KEYS: Final = frozenset({"quantization_config", "compression_config"})
+"""Where a config.json says that the weights are quantised, and how."""
+
 
 class VersionState(StrEnum):
     """Whether a version may be resolved."""
@@ -70,6 +73,22 @@ class Base:
     """Its config.json."""
     version: str | None = None
     """`acme/model@2`, if this base is itself a version: only its tenant, and whom it was granted to, may ask it."""
+    quantised_from: str | None = None
+    """The fingerprint of the model whose weights these are, in fewer bits; its adapters fit this base, too."""
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether its weights are, as its config.json says."""
+        return any(self.config.get(key) for key in QUANTISED_KEYS)
+
+    @property
+    def adapters_of(self) -> frozenset[str]:
+        """The fingerprints of the bases whose adapters fit it."""
+        return frozenset(each for each in (self.fingerprint, self.quantised_from) if each)
+
+    def takes(self, fingerprint: str) -> bool:
+        """Whether adapters of the base with this fingerprint fit it."""
+        return fingerprint in self.adapters_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +125,6 @@ class BlobState(StrEnum):
     """They were damaged where they lie; a whole copy that was cached has replaced them."""
     UNREADABLE = "unreadable"
     """The disk or the store failed: nothing is known."""
-
-
-@dataclass(frozen=True, slots=True)
-class VerifiedBlob:
-    """Bytes that were read again, and the full names of the versions that are made of them."""
-
-    digest: str
-    state: BlobState
-    versions: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,14 +270,6 @@ class AuditRow:
     detail: Mapping[str, Any]
     """What was asked, and what came of it; `changed: false`, if everything was so already."""
     request_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class CollectedBlob:
-    """Bytes that nothing held any more."""
-
-    digest: str
-    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from sqlalchemy import select
 
@@ -12,9 +13,18 @@ from adapters.database import Database
 from adapters.errors import StorageError
 from adapters.schema import ADAPTERS, BLOBS, TENANTS, VERSIONS
 from adapters.storage import Blobs
-from adapters.values import BlobState, VerifiedBlob
+from adapters.values import BlobState
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedBlob:
+    """Bytes that were read again, and the full names of the versions that are made of them."""
+
+    digest: str
+    state: BlobState
+    versions: tuple[str, ...]
 
 
 def verify(database: Database, blobs: Blobs, caller: Caller) -> Iterator[VerifiedBlob]:

@@ -114,6 +114,19 @@ class Versions:
             self._blobs.put(admitted.folder, admitted.manifest)
         return self._enter(what, entry)
 
+    def check(self, caller: Caller, members: Iterable[Member], *, base: str, kind: Kind = Kind.LORA) -> Manifest:
+        """What the gate makes of these files: the manifest that they would have. Nothing is published or kept.
+
+        Raises:
+            RefusedError: the gate's word.
+            NotFoundError: `base_not_found`.
+            StorageError: the disk failed.
+        """
+        allow(caller, Action.MANAGE)
+        known_base = self._bases.find(caller, base)
+        with self._staging.folder() as staged, disk_errors():
+            return self._admit(members, staged, known_base, kind).manifest
+
     def get(self, caller: Caller, tenant: str, adapter: str, number: int) -> Version:
         """One version. Raises NotFoundError `adapter_not_found` or `version_not_found`."""
         allow(caller, Action.MANAGE, tenant)

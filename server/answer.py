@@ -20,6 +20,8 @@ from server.errors import HEADERS, error_answer, error_body
 from server.metering import Outcome
 
 ADAPTER_HEADER = "x-lorikeet-adapter"
+WARNING_HEADER = "x-lorikeet-warning"
+"""What is not as it was when the adapter was trained: `base_quantised`."""
 PATH_LIKE = re.compile(r"\bfile:/\S*|(?<![\w.:/<])(?:/[\w.@+-]+)+/?|\b[A-Za-z]:\\\S+")
 """Any absolute path. Not the rest of a web address, nor a closing tag such as a stop string's."""
 EVENT_STREAM = "text/event-stream"

@@ -45,7 +45,7 @@ def create_app(settings: ServerSettings, registry: Registry, engine: Engine, *, 
     """
     metrics, threads = Metrics(), Threads()
     residency = Residency(engine, host_slots=settings.max_cpu_loras, load_timeout_seconds=settings.load_timeout_seconds)
-    leases = Leases(registry, threads, engine, residency, metrics, base=base.fingerprint)
+    leases = Leases(registry, threads, engine, residency, metrics, base=base)
     uploads, uploads_in_parts = (Uploads(at_once=UPLOADS_AT_ONCE) for _ in range(2))
     ledger = Ledger(registry, threads, every_seconds=settings.ledger_seconds)
     quotas = Quotas(ledger.month_tokens)

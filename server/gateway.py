@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from adapters import Base, Caller, Registry, Target
 from adapters import Scope as KeyScope
-from server.answer import Answer
+from server.answer import WARNING_HEADER, Answer
 from server.asked import Asked, read_body
 from server.callers import authenticate, require
 from server.client import Client
@@ -104,7 +104,8 @@ class Gateway:
                 # The engine's own app answers, with our word on what is not a client's to set.
                 meter.labels = _labels(caller, target)
                 label = target.label if target else None
-                answer = Answer(scope, send, client, self._engine, adapter=label, headers=admission.headers)
+                ours = {**admission.headers, **self._warning(target)}
+                answer = Answer(scope, send, client, self._engine, adapter=label, headers=ours)
                 inner_body = asked.body(**self._ours(scope["path"], caller))
                 token = REQUEST.set(RequestContext(adapter, on_usage=meter.on_usage))
                 try:
@@ -135,19 +136,12 @@ class Gateway:
         """None for the base."""
         if target.label == self._base.version:
             return None
-        await self._require_base(target)
         return await held.enter_async_context(self._leases.lease(target))
 
-    async def _require_base(self, target: Target) -> None:
-        """An adapter on a model that is a version answers as long as its owner may ask that model.
-
-        Raises:
-            NotFoundError: the model was retired, or the grant taken back.
-        """
-        version = self._base.version
-        if version is not None and target.base_fingerprint == self._base.fingerprint:
-            owner = Caller(target.tenant, frozenset({KeyScope.INFER}), name="an adapter's owner")
-            await self._threads.read(self._registry.resolve, owner, version)
+    def _warning(self, target: Target | None) -> dict[str, str]:
+        """Of an adapter whose own base is not the one served, but that in more bits."""
+        is_own = target is None or target.kind.is_model or target.base_fingerprint == self._base.fingerprint
+        return {} if is_own else {WARNING_HEADER: "base_quantised"}
 
     def _check_engine(self) -> None:
         if self._engine.health() in {Health.STARTING, Health.DEAD}:

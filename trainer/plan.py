@@ -5,48 +5,47 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters import Base, Caller, Reference, Registry, require_adapter_name
-from trainer.dataset import ChatDataset, read_chat
+from adapters import Base
+from trainer.dataset import Split, read_dataset
 from trainer.errors import BaseError, JobError
 from trainer.job import TrainJob
+from trainer.planning.advice import advise
+from trainer.planning.facts import Advice, Facts
+from trainer.planning.servability import servability
 
-RECIPE = "sft/1"
+RECIPE = "sft/2"
 """Raised when the same job, data and base begin to give other weights: finished runs are then no longer reused."""
 DIGEST_CHARACTERS = 12
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """Where a finished adapter is published."""
-
-    tenant: str
-    adapter: str
-
-    @classmethod
-    def parse(cls, text: str) -> "Destination":
-        """Read `tenant/name`. Raises JobError, or InvalidError for a name that can't be."""
-        reference = Reference.parse(text)
-        if reference.tenant is None or "@" in text:
-            raise JobError(f"--publish {text}: write it as TENANT/NAME, such as acme/support.")
-        require_adapter_name(reference.adapter)
-        return cls(reference.tenant, reference.adapter)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A job that can be run: its data are read, its base is there, its folder is known."""
 
+    job_file: Path
+    """Absolute. The job's relative names are meant from beside it."""
     job: TrainJob
-    dataset: ChatDataset
+    split: Split
     base: Base
     digest: str
     """Of everything that decides the weights: the job's recipe, the data's bytes, the base's fingerprint."""
     folder: Path
+    judged: Path
+    """Where what was measured of bases is kept."""
+    max_rank: int
+    """The registry's."""
+    warnings: tuple[str, ...]
+    """What is good to know before the training, and stops nothing."""
+
+    @property
+    def dataset_fingerprint(self) -> str:
+        """Of what is trained on and what is held out."""
+        return _digest_of([self.split.train.fingerprint, self.split.held_out.fingerprint])
 
 
 def base_reference(job_path: Path, job: TrainJob) -> str:
     """The job's base as the registry knows it: a folder is meant from where the job is."""
-    folder = job_path.absolute().parent / job.base
+    folder = job_path.absolute().parent / Path(job.base).expanduser()
     return str(folder.resolve()) if "/" in job.base and folder.is_dir() else job.base
 
 
@@ -61,29 +60,34 @@ def make_plan(job_path: Path, job: TrainJob, *, base: Base, max_rank: int, home:
     beside_job = job_path.absolute().parent
     if not Path(base.path).is_dir():
         raise BaseError(f"The files of the base '{base.name}' are gone: run `lorikeet base` again.")
-    _require_fit(job, base, max_rank)
-    dataset = read_chat(beside_job / job.data)
-    digest = _digest(job, dataset, base)
+    complaints = _complaints(job, base, max_rank)
+    split = read_dataset(job, beside_job)
+    facts = Facts(parameters=base.parameter_count, example_count=len(split.train.rows))
+    warnings = (*complaints, *map(_advised, advise(job, facts)))
+    digest = _digest(job, split, base)
     default = home / "runs" / f"{job_path.stem}-{digest.removeprefix('sha256:')[:DIGEST_CHARACTERS]}"
-    return Plan(job, dataset, base, digest, beside_job / job.output if job.output else default)
+    folder = beside_job / Path(job.output).expanduser() if job.output else default
+    return Plan(job_path.absolute(), job, split, base, digest, folder, home / "judged", max_rank, warnings)
 
 
-def require_destination(destination: Destination, registry: Registry, caller: Caller) -> None:
-    """Raise NotFoundError unless the tenant exists: known before an hour of training, not after it."""
-    registry.tenants.get(caller, destination.tenant)
+def _complaints(job: TrainJob, base: Base, max_rank: int) -> tuple[str, ...]:
+    """What a server will have to say of the result: the worst is raised now, the rest is told."""
+    complaints = servability(job, base.modules, base.config, max_rank)
+    fatal = [complaint.sentence for complaint in complaints if complaint.is_fatal]
+    if fatal:
+        raise JobError(" ".join(fatal))
+    return tuple(complaint.sentence for complaint in complaints)
 
 
-def _require_fit(job: TrainJob, base: Base, max_rank: int) -> None:
-    if job.rank > max_rank:
-        raise JobError(f"rank {job.rank} is above the registry's max_rank of {max_rank}: it could not be served.")
-    known = {path.rpartition(".")[2] for path in base.modules}
-    unknown = [name for name in job.target_modules if name not in known]
-    if unknown:
-        raise JobError(
-            f"target_modules: the base '{base.name}' has no {', '.join(unknown)}; it has {', '.join(sorted(known))}."
-        )
+def _advised(advice: Advice) -> str:
+    return f"{advice.sentence} ({advice.source})" + (f" Try `{advice.fix}`." if advice.fix else "")
 
 
-def _digest(job: TrainJob, dataset: ChatDataset, base: Base) -> str:
-    made_of = {"recipe": RECIPE, "job": job.recipe, "data": dataset.fingerprint, "base": base.fingerprint}
-    return f"sha256:{hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()}"
+def _digest(job: TrainJob, split: Split, base: Base) -> str:
+    sides = [split.train.fingerprint, split.held_out.fingerprint]
+    made_of = {"recipe": RECIPE, "job": job.recipe, "data": sides, "base": base.fingerprint}
+    return _digest_of(made_of | {"answer_schema": split.answer_schema})  # it may drop rows
+
+
+def _digest_of(value: object) -> str:
+    return f"sha256:{hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()}"

@@ -13,6 +13,7 @@ QUIET = {
     # Ours is the only progress bar.
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "BITSANDBYTES_NOWELCOME": "1",
@@ -32,9 +33,27 @@ def prepare_environment() -> None:
     os.environ.update(QUIET)
     for name, value in SHARED_MACHINE.items():
         os.environ.setdefault(name, value)
-    # bitsandbytes, which PEFT imports if it is there, reports a missing optional package as an error.
+    # bitsandbytes, which PEFT imports if it is there, would fetch code from the hub at import, on CPUs with AVX512-BF16
+    # and through the package `kernels`: there is none, as far as this process sees. Its absence is told as an error.
+    sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
     logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
     # The hub client reads the variable once, at import: catch up if somebody was faster.
     constants = sys.modules.get("huggingface_hub.constants")
     if constants is not None:
         constants.HF_HUB_DISABLE_TELEMETRY = True  # type: ignore[attr-defined]
+
+
+def is_sharded() -> bool:
+    """Whether `accelerate launch` started this process as one of several that share out the weights (FSDP)."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in {"true", "1"}
+
+
+def place_in_run() -> tuple[int, int]:
+    """Which of the processes of a run this is, from 0, and how many there are: as torchrun says it."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def environment_of_processes(*, threads: int, uses_cpu: bool) -> dict[str, str]:
+    """What processes that are launched for a run are to be told, beside what this one was."""
+    told = {"OMP_NUM_THREADS": str(threads)} | ({"ACCELERATE_USE_CPU": "true"} if uses_cpu else {})
+    return dict(os.environ) | told

@@ -20,14 +20,19 @@ from adapters.values import Base, Kind, Manifest
 NOOP: Final = "adapter_is_noop"
 """The warning for an adapter that answers as the base does: no product B·A is other than zero."""
 
+OF_ORIGINAL: Final = "trained_on_unquantised_base"
+"""The warning for an adapter that was trained on what its base was quantised from."""
+
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """An adapter that passed: its canonical files, alone in `folder`, and what follows from them."""
+    """What passed: its canonical files, alone in `folder`, and what follows from them."""
 
     folder: Path
     manifest: Manifest
     warnings: tuple[str, ...]
+    model: Base | None = None
+    """What it is as a base, if it is a whole model."""
 
 
 def admit(members: Iterable[Member], staged: Path, base: Base, limits: Limits) -> Admitted:
@@ -72,7 +77,8 @@ def admit(members: Iterable[Member], staged: Path, base: Base, limits: Limits) -
         base_fingerprint=base.fingerprint,
         use_rslora=config.use_rslora,
     )
-    return Admitted(canonical, manifest, warnings=(NOOP,) if is_noop else ())
+    found = {NOOP: is_noop, OF_ORIGINAL: config.is_of_original}
+    return Admitted(canonical, manifest, warnings=tuple(warning for warning, is_so in found.items() if is_so))
 
 
 def _config(path: Path, base: Base, limits: Limits, faults: Faults) -> LoraConfig | None:

@@ -34,6 +34,8 @@ class LoraConfig:
     """By full path, of modules that have one of their own (PEFT's rank_pattern)."""
     alphas: Mapping[str, float] = field(default_factory=dict)
     """The same (alpha_pattern)."""
+    is_of_original: bool = False
+    """Whether it says that it was trained on what its base was quantised from."""
 
     def rank_of(self, module: str) -> int:
         """The rank of A and B at the module of this full path."""
@@ -98,7 +100,7 @@ def _parse(raw: bytes, faults: Faults) -> dict[str, Any] | None:
 def _of_another_base(stated: Mapping[str, Any], base: Base) -> Iterator[str]:
     """Only a fingerprint tells: anything else is a place on the trainer's machine, or a name among many."""
     named = stated.get("base_model_name_or_path")
-    if isinstance(named, str) and _FINGERPRINT.fullmatch(named) and named != base.fingerprint:
+    if isinstance(named, str) and _FINGERPRINT.fullmatch(named) and not base.takes(named):
         yield (
             f"'base_model_name_or_path' is {quoted(named)}, and the base {quoted(base.name)} is"
             f" {quoted(base.fingerprint)}: name the base that the adapter was trained on"
@@ -130,7 +132,11 @@ def _meaning(stated: Mapping[str, Any], max_rank: int, base: Base, faults: Fault
         return None
     rank, alpha = ranks.pop(""), float(alphas.pop(""))
     own_alphas = {module: float(value) for module, value in _resolved(alphas, base.modules).items()}
-    config = LoraConfig(rank, alpha, use_rslora, frozenset(targets), _resolved(ranks, base.modules), own_alphas)
+    original = base.quantised_from
+    is_of_original = original is not None and stated.get("base_model_name_or_path") == original
+    config = LoraConfig(
+        rank, alpha, use_rslora, frozenset(targets), _resolved(ranks, base.modules), own_alphas, is_of_original
+    )
     if rank <= max_rank:
         faults.add(Refusal.SCALE_TOO_LARGE, too_large("'lora_alpha'", rank, alpha, use_rslora=use_rslora))
     return config

@@ -28,8 +28,8 @@ _DISGUISES: Final[Mapping[bytes, tuple[Refusal, str]]] = {
 """What people send by mistake, by its first bytes. A header's length may begin so too: the parser is asked first."""
 
 
-def read_tensors(path: Path, *, faults: Faults) -> tuple[Entry, ...] | None:
-    """The tensors, whatever their dtypes; None if there is no telling.
+def read_tensors(path: Path, *, faults: Faults, dtypes: frozenset[str] = DTYPES) -> tuple[Entry, ...] | None:
+    """The tensors, whatever their dtypes; None if there is no telling. Those in other than `dtypes` are faults.
 
     Adds `safetensors_invalid`, `unsupported_format` and `unsupported_dtype` to `faults`.
     """
@@ -47,12 +47,16 @@ def read_tensors(path: Path, *, faults: Faults) -> tuple[Entry, ...] | None:
     faults.add(
         Refusal.UNSUPPORTED_DTYPE,
         (
-            f"{quoted(entry.name)} is {entry.dtype}, not F32, F16 or BF16"
+            f"{quoted(entry.name)} is {entry.dtype}, not {_listed(dtypes)}"
             for entry in entries
-            if entry.dtype not in DTYPES
+            if entry.dtype not in dtypes
         ),
     )
     return entries
+
+
+def _listed(dtypes: frozenset[str]) -> str:
+    return "F32, F16 or BF16" if dtypes == DTYPES else f"one of {', '.join(sorted(dtypes))}"
 
 
 def _require_modest(path: Path) -> None:

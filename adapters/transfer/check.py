@@ -1,6 +1,6 @@
 """Whether an export's records fit together, as a registry's rows always do. Knows no database."""
 
-from collections.abc import Callable, Container, Hashable, Iterable, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from graphlib import CycleError, TopologicalSorter
 from typing import TypeVar
@@ -40,7 +40,8 @@ def check(export: Export) -> None:
     tenants = _each("tenants", rows.tenants, lambda one: one.name, lambda one: _tenant(one, whose))
     _each("keys", rows.keys, lambda one: one.id, lambda one: _key(one, whose, tenants))
     _each("keys", rows.keys, lambda one: one.secret_sha256)
-    bases = _each("bases", rows.bases, lambda one: one.fingerprint, _base)
+    originals = {one.fingerprint: one for one in rows.bases}
+    bases = _each("bases", rows.bases, lambda one: one.fingerprint, lambda one: _base(one, originals))
     adapters = _each("adapters", rows.adapters, lambda one: (one.tenant, one.name), lambda one: _adapter(one, tenants))
     labels = {record.label for record in rows.versions}
     _each("versions", rows.versions, lambda one: one.label, lambda one: _version(one, adapters, bases, labels))
@@ -94,8 +95,16 @@ def _key(record: KeyRecord, whose: str | None, tenants: Container[Hashable]) -> 
     return None if record.tenant in tenants else _stranger(record.tenant)
 
 
-def _base(record: BaseRecord) -> Fault:
-    return None if record.version in {None, record.name} else "a base that is a version has that version's name"
+def _base(record: BaseRecord, bases: Mapping[str, BaseRecord]) -> Fault:
+    if record.version not in {None, record.name}:
+        return "a base that is a version has that version's name"
+    model = record.as_base()
+    if model.quantised_from is None:
+        return None
+    original = bases.get(model.quantised_from)
+    if original is None or original.modules != record.modules or original.as_base().is_quantised:
+        return "what it was quantised from is no base in bases.jsonl with the same layers"
+    return None if model.is_quantised else "it was quantised from another base, yet its config says nothing of it"
 
 
 def _adapter(record: AdapterRecord, tenants: Container[Hashable]) -> Fault:

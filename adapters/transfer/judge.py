@@ -1,7 +1,7 @@
 """An export's blobs into the store, each through the gate again: whoever carried the folder is trusted with nothing."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from adapters.database import Database
 from adapters.digests import MANIFEST_FILE
@@ -66,14 +66,12 @@ class Intake:
             for identity in ready:
                 record = waiting.pop(identity)
                 base = bases[identity[1]]
-                manifest = self._take(export, record, base)
-                model = None
-                if manifest.model_fingerprint is not None:
-                    model = replace(base, fingerprint=manifest.model_fingerprint, path="")
-                    bases.setdefault(model.fingerprint, model)
-                yield Judged(record, manifest, model)
+                admitted = self._take(export, record, base)
+                if admitted.model is not None:
+                    bases.setdefault(admitted.model.fingerprint, admitted.model)
+                yield Judged(record, admitted.manifest, admitted.model)
 
-    def _take(self, export: Export, record: VersionRecord, base: Base) -> Manifest:
+    def _take(self, export: Export, record: VersionRecord, base: Base) -> Admitted:
         digest = record.files.digest
         with self.staging.folder() as staged:
             try:
@@ -90,7 +88,7 @@ class Intake:
             with self.database.write() as connection:
                 touch(connection, digest, admitted.manifest.size_bytes)
             self.blobs.put(admitted.folder, admitted.manifest)
-        return admitted.manifest
+        return admitted
 
 
 def _carried(export: Export) -> dict[str, Base]:

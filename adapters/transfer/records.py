@@ -14,6 +14,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from adapters.callers import Scope
+from adapters.fingerprint import quantised_from
 from adapters.manifests import load_manifest
 from adapters.transfer.fields import (
     AliasName,
@@ -83,7 +84,8 @@ class BaseRecord(Record):
     def as_base(self) -> Base:
         """What the gate judges by."""
         stated = self.model_dump(exclude={"modules"})
-        return Base(**stated, modules={name: Module(*sizes) for name, sizes in self.modules.items()})
+        modules = {name: Module(*sizes) for name, sizes in self.modules.items()}
+        return Base(**stated, modules=modules, quantised_from=quantised_from(self.config))
 
 
 class AdapterRecord(Record):

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Row, Select, select
 
+from adapters.fingerprint import quantised_from
 from adapters.manifests import dump_manifest, load_manifest
 from adapters.schema import (
     ADAPTERS,
@@ -89,11 +90,16 @@ def _keys(connection: Connection, tenant: str | None) -> Iterator[KeyRecord]:
 
 
 def _bases(connection: Connection, tenant: str | None, versions: Sequence[VersionRecord]) -> Iterator[BaseRecord]:
-    """Those of the versions and those that the versions are; one that two tenants' versions are is each one's own."""
+    """Those of the versions, and what those were quantised from, and those that the versions are.
+
+    One that two tenants' versions are is each one's own.
+    """
     query = select(BASES).order_by(BASES.c.created_at, BASES.c.id)
     models = {record.files.model_fingerprint: record.label for record in reversed(versions)}
     needed = {record.files.base_fingerprint for record in versions} | models.keys()
-    for row in connection.execute(query):
+    rows = connection.execute(query).all()
+    needed |= {quantised_from(row.config) for row in rows if row.fingerprint in needed}
+    for row in rows:
         if tenant is not None and row.fingerprint not in needed:
             continue
         version = row.name if row.is_model else None

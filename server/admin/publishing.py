@@ -29,7 +29,7 @@ async def upload(
     # 1 before the body is read: may they at all, and is there such a base?
     await parts.threads.read(parts.registry.tenants.get, caller, tenant)
     base = await base_of(parts, caller, asked.base)
-    probe = probe_of(parts, tenant, adapter, base, asked.kind, promote=asked.promote)
+    probe = await probe_of(parts, tenant, adapter, base, asked.kind, promote=asked.promote)
 
     # 2 the body, the gate, the engine, the registry
     limits = parts.registry.limits

@@ -122,7 +122,7 @@ async def finish(
     asked = asked or Finish()
     upload = await _upload(parts, caller, tenant, upload_id)
     base = await base_of(parts, caller, asked.base)
-    probe = probe_of(parts, tenant, upload.adapter, base, upload.kind, promote=asked.promote)
+    probe = await probe_of(parts, tenant, upload.adapter, base, upload.kind, promote=asked.promote)
 
     with parts.uploads.admitted(tenant):
         published = await parts.threads.publish(

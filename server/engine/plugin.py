@@ -1,7 +1,10 @@
 """What vLLM calls in each of its processes before it builds anything (entry point group `vllm.general_plugins`).
 
-Knows one thing: which Punica wrapper the CPU platform names. On CUDA it changes nothing: vLLM's own kernels are right.
+Knows two things: which Punica wrapper the CPU platform names, and that adapters lie on the CPU there, whatever their
+layer has become of. On CUDA it changes nothing: vLLM's own kernels are right.
 """
+
+from typing import Any
 
 
 def register() -> None:
@@ -13,4 +16,15 @@ def register() -> None:
 
 
 def _our_wrapper(_platform: type) -> str:
+    # Asked before any layer is wrapped. vLLM asks a layer's weights where they lie, and one in 8 bits has none left on
+    # the CPU once oneDNN has packed them (0.32: `'NoneType' object has no attribute 'device'`).
+    from vllm.lora.layers import base_linear  # noqa: PLC0415  — vLLM calls us while it imports itself
+
+    base_linear._get_lora_device = _on_the_cpu  # noqa: SLF001  — there is no other way in
     return "server.engine.punica_cpu.GroupedPunicaCPU"
+
+
+def _on_the_cpu(_layer: object) -> Any:  # noqa: ANN401  — torch's, which is not imported here
+    import torch  # noqa: PLC0415  — with vLLM
+
+    return torch.device("cpu")

@@ -67,7 +67,7 @@ OF_THE_PLATFORM: dict[str, Call] = {
     "keys.revoke": lambda registry, caller, _: registry.keys.revoke(caller, None, "key-1"),
     "bases.add": lambda registry, caller, _: registry.bases.add(caller, registry.bases.find(Caller.operator(), "tiny")),
 }
-OF_NOBODY = {"keys.authenticate", "bases.find", "tenants.list", "bases.list", "adapters.granted"}
+OF_NOBODY = {"keys.authenticate", "bases.find", "tenants.list", "bases.list", "adapters.granted", "versions.check"}
 """No tenant is named to these: one tells who asks, the others give what the caller may see; tested by themselves."""
 
 

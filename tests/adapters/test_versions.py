@@ -12,6 +12,7 @@ from adapters import (
     Base,
     Caller,
     ConflictError,
+    ForbiddenError,
     InvalidError,
     Kind,
     Limits,
@@ -61,6 +62,34 @@ def test_the_same_bytes_are_the_same_version(registry: Registry, publish: Publis
     assert (first.is_new, again.is_new) == (True, False)
     assert again.version == first.version
     assert len(registry.versions.list(admin, "acme", "support")) == 1
+
+
+def test_files_are_checked_as_if_they_were_published_and_nothing_is_kept(
+    registry: Registry, admin: Caller, base: Base, tmp_path: Path
+) -> None:
+    folder = make_adapter_folder(tmp_path / "checked", base)
+    manifest = registry.versions.check(admin, folder_members(folder), base=base.fingerprint)
+    assert registry.adapters.list(admin, "acme") == []
+    with pytest.raises(NotFoundError), registry.hold(manifest.digest):
+        pass
+    published = registry.versions.publish(admin, "acme", "support", folder_members(folder), base=base.fingerprint)
+    assert published.version.manifest == manifest
+
+
+def test_what_the_gate_would_refuse_is_refused_when_it_is_checked(
+    registry: Registry, publish: Publish, admin: Caller, user: Caller, base: Base, tmp_path: Path
+) -> None:
+    publish()
+    folder = make_adapter_folder(tmp_path / "broken", base, config={"use_dora": True})
+    with pytest.raises(RefusedError) as refused:
+        registry.versions.check(admin, folder_members(folder), base=base.fingerprint)
+    with pytest.raises(RefusedError) as published:
+        registry.versions.publish(admin, "acme", "support", folder_members(folder), base=base.fingerprint)
+    assert refused.value.problems == published.value.problems
+    with pytest.raises(NotFoundError, match="no base"):
+        registry.versions.check(admin, folder_members(folder), base="unknown")
+    with pytest.raises(ForbiddenError):
+        registry.versions.check(user, folder_members(folder), base=base.fingerprint)
 
 
 def test_numbers_are_consecutive_within_an_adapter(publish: Publish) -> None:

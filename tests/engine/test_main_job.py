@@ -1,4 +1,4 @@
-"""The main job through the commands a user types, on a tiny model: base, train, publish, serve, ask, stop."""
+"""The main job through the commands a user types, on a tiny model: base, train, publish, merge, serve, ask, stop."""
 
 import json
 import os
@@ -6,40 +6,37 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from openai import OpenAI
 
+from tests.task import ANSWER, METHODS, write_task
+
 pytestmark = pytest.mark.engine
 
 LORIKEET = str(Path(sys.executable).parent / "lorikeet")
+ADAPTERS = ("lora", "qlora", "dora", "adalora")
+"""The last two are converted before they are published."""
+HELD_BACK = "Is the piano mended?"
+"""In no example."""
 Run = Callable[..., str]
 
-JOB = """\
-base: tiny
-data: chats.jsonl
-rank: 8
-learning_rate: 5e-3
-max_steps: 4
-max_length: 64
-"""
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("main") / "home"
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def lorikeet(home: Path) -> Run:
     """Runs a command that must succeed, and gives what it printed."""
 
     def run(*words: str) -> str:
-        environment = os.environ | {"LORIKEET_HOME": str(home)}  # noqa: TID251  — a user's shell
         done = subprocess.run(
-            [LORIKEET, *words], env=environment, capture_output=True, text=True, timeout=300, check=False
+            [LORIKEET, *words], env=environment(home), capture_output=True, text=True, timeout=300, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -47,55 +44,76 @@ def lorikeet(home: Path) -> Run:
     return run
 
 
-def test_from_a_checkpoint_and_examples_to_a_served_adapter_and_a_clean_stop(
-    lorikeet: Run, home: Path, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def key(lorikeet: Run, home: Path) -> str:
+    """The key of a tenant whose adapters and model learned the task, each by its method, and passed."""
     from tests.tiny_model import make_tiny_checkpoint
 
-    # Train and publish
-    chats = [
-        {"messages": [{"role": "user", "content": f"one {word}"}, {"role": "assistant", "content": "two three"}]}
-        for word in ("four", "five", "six", "seven", "eight")
-    ]
-    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
-    (tmp_path / "job.yaml").write_text(JOB)
-    lorikeet("base", str(make_tiny_checkpoint(tmp_path / "tiny")), "--name", "tiny")
+    folder = home.parent
+    lorikeet("base", str(make_tiny_checkpoint(folder / "tiny")), "--name", "tiny")
     lorikeet("adapters", "tenants", "create", "acme")
-    trained = json.loads(
-        lorikeet("train", "run", str(tmp_path / "job.yaml"), "--publish", "acme/counter", "--promote", "--json")
-    )
-    key = json.loads(lorikeet("adapters", "keys", "create", "--tenant", "acme", "--json"))["secret"]
-    assert (trained["version"], trained["live"]) == ("acme/counter@1", True)
+    for method in (*ADAPTERS, "full"):
+        job = write_task(folder, **METHODS[method], judge={"min_metrics": {"exact_match": 0.9}})
+        words = ("train", "run", str(job), "--publish", f"acme/{method}", "--promote", "--json")
+        trained = json.loads(lorikeet(*words))
+        before, after = (trained["report"][side]["metrics"]["exact_match"] for side in ("base", "result"))
+        assert (trained["version"], trained["live"], before, after) == (f"acme/{method}@1", True, 0.0, 1.0)
+    issued: str = json.loads(lorikeet("adapters", "keys", "create", "--tenant", "acme", "--json"))["secret"]
+    return issued
 
-    # Serve
+
+def test_adapters_that_were_trained_answer_on_one_base(lorikeet: Run, key: str, home: Path) -> None:
+    with served(home, "tiny") as url:
+        assert ask(url, key, "tiny")[0] != ANSWER
+        # Published where no engine ran, they are probed before their first answers
+        for name in ADAPTERS:
+            assert ask(url, key, name) == (ANSWER, f"acme/{name}@1")
+    (version,) = json.loads(lorikeet("adapters", "show", "acme/lora", "--json"))
+    assert version["state"] == "ready"
+
+
+def test_a_model_that_was_trained_whole_answers(key: str, home: Path) -> None:
+    with served(home, "acme/full@1") as url:
+        assert ask(url, key, "full@1") == (ANSWER, "acme/full@1")
+
+
+def test_a_merge_answers_as_its_adapter(lorikeet: Run, key: str, home: Path) -> None:
+    lorikeet("train", "merge", "acme/lora@1", "--out", str(home.parent / "merged"), "--publish", "acme/merged")
+    with served(home, "acme/merged@1") as url:
+        assert ask(url, key, "merged@1") == (ANSWER, "acme/merged@1")
+
+
+@contextmanager
+def served(home: Path, base: str) -> Iterator[str]:
+    """`lorikeet serve`; ends with a clean stop."""
     port = free_port()
-    command = [LORIKEET, "serve", "--base", "tiny", "--port", str(port), "--max-loras", "2", "--max-model-len", "512"]
-    environment = os.environ | {  # noqa: TID251  — a user's shell
-        "LORIKEET_HOME": str(home),
-        "LORIKEET_KV_CACHE_MEMORY_BYTES": str(1 << 27),
-    }
+    command = [LORIKEET, "serve", "--base", base, "--port", str(port), "--max-loras", "2", "--max-model-len", "512"]
+    variables = environment(home) | {"LORIKEET_KV_CACHE_MEMORY_BYTES": str(1 << 27)}
+    path = home.parent / f"serve-{port}.log"
     with (
-        (tmp_path / "log").open("wb") as log,
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True) as server,
+        path.open("wb") as log,
+        subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=log, text=True) as server,
     ):
         try:
-            wait_until_listening(server, tmp_path / "log")
-
-            # Ask: published where no engine ran, it is probed before this first answer
-            client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0)
-            answers = [
-                client.chat.completions.with_raw_response.create(
-                    model=model, messages=[{"role": "user", "content": "one four"}], temperature=0, max_tokens=8
-                )
-                for model in ("tiny", "counter")
-            ]
-            assert [answer.headers.get("x-lorikeet-adapter") for answer in answers] == [None, "acme/counter@1"]
-            (version,) = json.loads(lorikeet("adapters", "show", "acme/counter", "--json"))
-            assert version["state"] == "ready"
+            wait_until_listening(server, path)
+            yield f"http://127.0.0.1:{port}/v1"
         finally:
-            # Stop
             server.send_signal(signal.SIGTERM)
-            assert server.wait(60) == 0, (tmp_path / "log").read_text()
+            assert server.wait(60) == 0, path.read_text()
+
+
+def ask(url: str, key: str, model: str) -> tuple[str, str | None]:
+    """What it answers to a question that it was not trained on, and who it says has answered."""
+    client = OpenAI(base_url=url, api_key=key, max_retries=0)
+    answer = client.chat.completions.with_raw_response.create(
+        model=model, messages=[{"role": "user", "content": HELD_BACK}], temperature=0, max_tokens=8
+    )
+    return answer.parse().choices[0].message.content or "", answer.headers.get("x-lorikeet-adapter")
+
+
+def environment(home: Path) -> dict[str, str]:
+    """A user's shell."""
+    return os.environ | {"LORIKEET_HOME": str(home)}  # noqa: TID251  — see above
 
 
 def wait_until_listening(server: "subprocess.Popen[str]", log: Path) -> None:

@@ -33,6 +33,9 @@ class Outcome:
         return json.loads(self.out)
 
 
+UNJUDGED = {"trackers": [], "judge": {"enabled": False}}
+"""Without what takes time, where it is not the point."""
+
 Command = Callable[..., Outcome]
 WriteJob = Callable[..., Path]
 
@@ -92,7 +95,7 @@ def write_job(tmp_path: Path) -> WriteJob:
             for question, answer in CONVERSATIONS
         )
         (tmp_path / "chat.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        fields = {"base": "tiny", "data": "chat.jsonl", "rank": 4, "max_steps": 2, "batch_size": 2} | keys
+        fields = {"base": "tiny", "data": "chat.jsonl", "rank": 4, "max_steps": 2, "batch_size": 2} | UNJUDGED | keys
         path = tmp_path / "job.yaml"
         path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in fields.items() if value is not None))
         return path

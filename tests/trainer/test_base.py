@@ -4,8 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
-from adapters import Caller, Registry
+from adapters import Base, Caller, Registry
+from tests.quantising import W4A16, quantise_folder
 from tests.tiny_model import make_tiny_checkpoint
 from tests.trainer.conftest import Command
 from trainer.base import prepare_base
@@ -57,6 +59,44 @@ def test_a_base_from_the_hub_is_found_by_its_id(
     monkeypatch.setattr("trainer.base._fetch", lambda _hub_id: folder)
     assert lorikeet("base", "Owner/Model-1B").code == 0
     assert registry.bases.find(Caller.operator(), "Owner/Model-1B").path == str(folder)
+
+
+def small_of(base: Base, folder: Path) -> Path:
+    return quantise_folder(
+        Path(base.path), folder, load_file(Path(base.path) / "model.safetensors"), base.modules, W4A16
+    )
+
+
+def test_a_base_in_fewer_bits_takes_the_adapters_of_what_it_was_quantised_from(
+    lorikeet: Command, registry: Registry, tmp_path: Path
+) -> None:
+    original = registry.bases.find(Caller.operator(), "tiny")
+    folder = small_of(original, tmp_path / "small")
+    shown = lorikeet("base", folder, "--json")  # without the option, nothing is known of it
+    assert (shown.code, shown.json["quantised_from"]) == (0, None)
+    for _ in range(2):  # and once it was said, it stays
+        shown = lorikeet("base", folder, "--quantised-from", "tiny", "--json")
+        assert (shown.code, shown.json["quantised_from"]) == (0, original.fingerprint)
+    again = lorikeet("base", folder, "--json")
+    assert (again.json["quantised_from"], again.json["is_new"]) == (original.fingerprint, False)
+    assert registry.bases.find(Caller.operator(), "small").takes(original.fingerprint)
+
+
+def test_only_what_has_its_layers_in_fewer_bits_is_quantised_from_a_base(
+    lorikeet: Command, registry: Registry, tmp_path: Path
+) -> None:
+    original = registry.bases.find(Caller.operator(), "tiny")
+    registry.bases.add(Caller.operator(), replace(original, name="other", fingerprint=f"sha256:{'0' * 64}", modules={}))
+    folder = small_of(original, tmp_path / "small")
+    refused = {
+        "has other linear layers than other": (folder, "other"),
+        "tiny is not quantised": (original.path, "other"),
+        "has no base 'nobody'": (folder, "nobody"),
+    }
+    for complaint, (source, named) in refused.items():
+        done = lorikeet("base", source, "--quantised-from", named)
+        assert done.code == 2
+        assert complaint in done.err
 
 
 @pytest.mark.usefixtures("home")

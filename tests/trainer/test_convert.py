@@ -9,18 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from peft import AdaLoraConfig, LoraConfig, PeftModel, convert_to_lora, get_peft_model
+from peft import PeftModel, convert_to_lora, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
 
 from adapters import Caller, Registry, folder_members
-from tests.tiny_model import VOCABULARY_SIZE, make_tiny_checkpoint
+from tests.tiny_model import make_tiny_checkpoint
 from tests.trainer.conftest import Command
+from tests.trainer.peft_adapters import base_model, config_of, lost, make_peft_adapter, tensors_of
 
-TARGETS = ["q_proj", "v_proj", "down_proj"]
 ENDLESS = r"(([a-z0-9_]|\.|_)+)+!"
 """A regular expression that takes for ever to say no."""
-TOKENS = torch.arange(5, VOCABULARY_SIZE, 9)[None]
 
 Make = Callable[..., Path]
 
@@ -30,16 +28,7 @@ def make(tiny: Path, tmp_path: Path) -> Make:
     """Train an adapter on the base a little, and save it as PEFT does."""
 
     def made(name: str = "original", *, initial: Path | None = None, **keys: Any) -> Path:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1)
-            model = get_peft_model(base_model(tiny), config_of(keys))
-            if initial is not None:
-                keep_initial(model, initial)
-            train(model)
-        folder = tmp_path / name
-        model.peft_config["default"].base_model_name_or_path = "tiny"
-        model.save_pretrained(folder, save_embedding_layers=False)
-        return folder
+        return make_peft_adapter(tiny, tmp_path / name, initial=initial, **keys)
 
     return made
 
@@ -410,7 +399,12 @@ def test_a_base_of_other_shapes_is_refused(lorikeet: Command, make: Make, tmp_pa
     weights = load_file(other / "model.safetensors")
     narrow = {name: tensor[:, :32] if name.endswith("q_proj.weight") else tensor for name, tensor in weights.items()}
     save_file({name: tensor.contiguous() for name, tensor in narrow.items()}, other / "model.safetensors")
-    shown = lorikeet("train", "convert", make(use_dora=True), "--out", out, "--base", other)
+    adapter = make(use_dora=True)
+    shown = lorikeet("train", "convert", adapter, "--out", out, "--base", other)
+    assert (shown.code, "belongs to the base tiny" in shown.err) == (2, True)
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": None}))
+    shown = lorikeet("train", "convert", adapter, "--out", out, "--base", other)
     assert (shown.code, out.exists()) == (2, False)
     assert "is this the base that it was trained on?" in shown.err
 
@@ -428,57 +422,6 @@ def test_a_conversion_that_can_not_be_is_one_clear_line(
 ) -> None:
     shown = lorikeet("train", "convert", make(use_dora=True), "--out", out, *words)
     assert (shown.code, complaint in shown.err, out.exists()) == (2, True, False)
-
-
-def base_model(folder: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-
-
-def config_of(keys: dict[str, Any]) -> LoraConfig:
-    keys = {"r": 8, "lora_alpha": 16, "target_modules": TARGETS, "task_type": "CAUSAL_LM"} | keys
-    return AdaLoraConfig(**keys) if keys.pop("adalora", False) else LoraConfig(**keys)
-
-
-def keep_initial(model: Any, folder: Path) -> None:
-    """As PEFT's documentation says to."""
-    config = model.peft_config["default"]
-    start, config.init_lora_weights = config.init_lora_weights, True
-    model.save_pretrained(folder, save_embedding_layers=False)
-    config.init_lora_weights = start
-
-
-def train(model: Any) -> None:
-    """Three steps of gradient descent, large enough to be seen."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_E" in name:
-                parameter.normal_(0, 0.5)
-    optimizer = torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=0.02)
-    for step in range(1, 4):
-        model(input_ids=TOKENS, labels=TOKENS).loss.backward()
-        optimizer.step()
-        if isinstance(model.peft_config["default"], AdaLoraConfig):
-            model.base_model.update_and_allocate(step)
-        optimizer.zero_grad()
-
-
-def lost(base: Path, original: Path, converted: Path) -> float:
-    """Which share of what the original does to the logits the converted one does otherwise."""
-    plain, before, after = (logits_of(base, folder) for folder in (None, original, converted))
-    return float((before - after).norm() / (before - plain).norm())
-
-
-def logits_of(base: Path, adapter: Path | None) -> torch.Tensor:
-    model = base_model(base)
-    adapted = model if adapter is None else PeftModel.from_pretrained(model, adapter)
-    with torch.no_grad():
-        logits: torch.Tensor = adapted.eval()(input_ids=TOKENS).logits
-    return logits
-
-
-def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = load_file(folder / "adapter_model.safetensors")
-    return tensors
 
 
 def change_config(folder: Path, **keys: Any) -> None:

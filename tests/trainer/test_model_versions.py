@@ -1,7 +1,6 @@
 """A job whose base is a `merged` or `full` version: it is trained on that version's files, and belongs to it."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -10,6 +9,7 @@ from tests.builders import folder_of
 from tests.tiny_model import make_tiny_checkpoint
 from tests.trainer.conftest import Command, WriteJob
 from trainer.recipes import sft
+from trainer.recipes.task import Task, Trained
 
 OPERATOR = Caller.operator()
 MODEL = "acme/model@1"
@@ -32,9 +32,9 @@ def trained_on(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     seen: list[Path] = []
     train = sft.train
 
-    def noted(*args: Any, base_folder: Path, **options: Any) -> sft.Trained:
-        seen.append(base_folder)
-        return train(*args, base_folder=base_folder, **options)
+    def noted(task: Task) -> Trained:
+        seen.append(task.base_folder)
+        return train(task)
 
     monkeypatch.setattr(sft, "train", noted)
     return seen

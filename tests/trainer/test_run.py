@@ -12,10 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adapters import Caller, Registry, Scope
 from tests.trainer.conftest import Command, WriteJob
-from trainer.dataset import read_chat
+from trainer.dataset import read_dataset
+from trainer.job import TrainJob
 from trainer.run_folder import Metrics
 from trainer.step import Step
-from trainer.supervision import supervise
+from trainer.supervision import Example, supervise
 
 ACME = Caller(tenant="acme", scopes=frozenset({Scope.INFER}), name="a user")
 
@@ -42,8 +43,10 @@ def test_the_run_folder_tells_what_was_done(lorikeet: Command, write_job: WriteJ
     folder = only_run(home)
 
     assert folder.name.startswith("job-")
-    assert yaml.safe_load((folder / "job.yaml").read_text())["learning_rate"] == 2e-4
-    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert yaml.safe_load((folder / "job.yaml").read_text())["rank"] == 4
+    assert json.loads((folder / "started.json").read_text())["job"]["schedule"] == "cosine"
+    told = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in told if line["event"] == "step"]
     assert [step["step"] for step in steps] == [1, 2]
     assert steps[1]["tokens"] > steps[0]["tokens"] > 0
     assert {file.name for file in (folder / "adapter").iterdir()} == {
@@ -70,7 +73,8 @@ def test_the_same_job_data_and_base_give_the_same_adapter(lorikeet: Command, wri
 
 def test_training_lowers_the_loss_and_changes_the_adapter(lorikeet: Command, write_job: WriteJob, home: Path) -> None:
     lorikeet("train", "run", write_job(max_steps=12, batch_size=4, learning_rate=1e-2))
-    losses = [json.loads(line)["loss"] for line in (only_run(home) / "metrics.jsonl").read_text().splitlines()]
+    told = [json.loads(line) for line in (only_run(home) / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in told if line["event"] == "step"]
     assert losses[-1] < losses[0] - 0.5
     weights = load_file(only_run(home) / "adapter" / "adapter_model.safetensors")
     assert len(weights) == 28
@@ -83,11 +87,13 @@ def test_the_loss_is_the_mean_over_the_learned_tokens(
 ) -> None:
     job = write_job(max_steps=1, precision="float32", **shape)
     lorikeet("train", "run", job)
-    told = json.loads((only_run(home) / "metrics.jsonl").read_text())["loss"]
+    told = json.loads((only_run(home) / "metrics.jsonl").read_text().splitlines()[0])["loss"]
 
     tokenizer, model = AutoTokenizer.from_pretrained(tiny), AutoModelForCausalLM.from_pretrained(tiny)
     total = count = 0.0
-    for example in supervise(tokenizer, read_chat(job.with_name("chat.jsonl")), max_length=1000):
+    read = read_dataset(TrainJob(base="tiny", data="chat.jsonl"), job.parent).train
+    for example in supervise(tokenizer, read, max_length=1000):
+        assert isinstance(example, Example)
         labels = torch.tensor([example.labels])
         with torch.no_grad():
             mean = model(input_ids=torch.tensor([example.input_ids]), labels=labels).loss.item()
@@ -112,7 +118,9 @@ def test_another_job_or_other_data_is_another_run(lorikeet: Command, write_job: 
         job = write_job(seed=7)
     else:
         with job.with_name("chat.jsonl").open("a") as file:
-            file.write("\n")
+            file.write(
+                '{"messages": [{"role": "user", "content": "Bye"}, {"role": "assistant", "content": "Goodbye!"}]}\n'
+            )
     second = lorikeet("train", "run", job, "--reuse", "--json").json
     assert second["reused"] is False
     assert second["run"] != first["run"]
@@ -125,8 +133,8 @@ def test_another_job_or_other_data_is_another_run(lorikeet: Command, write_job: 
         ({"data": "none.jsonl"}, (), "none.jsonl: the data file can't be read"),
         ({"base": "nobody"}, (), "The registry has no base 'nobody'. It has: tiny."),
         ({"rank": 128}, (), "rank 128 is above the registry's max_rank of 64"),
-        ({"target_modules": ["c_attn"]}, (), "the base 'tiny' has no c_attn"),
-        ({"max_length": 5}, (), "chat.jsonl line 1: "),
+        ({"target_modules": ["c_attn"]}, (), "c_attn"),
+        ({"max_length": 5}, (), "too_long: 4 rows longer than max_length"),
         ({}, ("--publish", "nobody/x"), "There is no tenant 'nobody'."),
         ({}, ("--publish", "acme/No Name"), "can't name an adapter"),
         ({}, ("--publish", "acme/base"), "reserved"),
@@ -151,7 +159,7 @@ def test_a_broken_line_is_named_and_leaves_nothing(lorikeet: Command, write_job:
     with job.with_name("chat.jsonl").open("a") as file:
         file.write("{oops\n")
     shown = lorikeet("train", "run", job)
-    assert (shown.code, "chat.jsonl line 5: not JSON" in shown.err) == (2, True)
+    assert (shown.code, "line 5" in shown.err) == (2, True)
     assert not (home / "runs").exists()
 
 

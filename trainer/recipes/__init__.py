@@ -1,1 +1,1 @@
-"""One flat function a training method; `sft` is the only module that knows TRL."""
+"""One flat function an objective, on TRL and PEFT: `sft`, `dpo`. Only `arguments`, `cpu_head` and `dpo` know TRL."""

@@ -1,209 +1,162 @@
-"""Supervised fine-tuning of a LoRA adapter: the base stays as it is, and learns to answer as the examples do.
+"""Supervised fine-tuning: the result learns to answer as the examples do.
 
-The only module that knows TRL. Knows nothing of run folders' layout, registries or terminals.
+Knows nothing of run folders' layout, registries or terminals.
 """
 
-import json
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict
-from safetensors.torch import save_file
-from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, TrainerCallback
+from transformers import AutoTokenizer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
-from trl import SFTConfig, SFTTrainer
 
-from trainer.job import TrainJob
-from trainer.step import OnStep, Step
-from trainer.supervision import IGNORED, Example
+from trainer.recipes import memory_probe, resuming
+from trainer.recipes.arguments import arguments
+from trainer.recipes.base_model import load_base
+from trainer.recipes.cpu_head import CpuSFTTrainer, GpuSFTTrainer
+from trainer.recipes.onlookers import callbacks, watch_over
+from trainer.recipes.optimizers import optimizer_for
+from trainer.recipes.packing import Flattened, Padded, as_packed_rows, as_rows
+from trainer.recipes.peft_methods import peft_config, undo_casts
+from trainer.recipes.segments import attending_by_segments, contamination, is_clean, require_no_contamination
+from trainer.recipes.stopping import Stop
+from trainer.recipes.task import Task, Trained
+from trainer.recipes.trackers import tensorboard
+from trainer.recipes.trainable import require_frozen_base
+from trainer.step import Packed
+from trainer.supervision import Example
 
-LIBRARIES = ("torch", "transformers", "peft", "trl")
+Rows = list[dict[str, list[int]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """What a training left in memory."""
+def train(task: Task) -> Trained:
+    """Carry the task out; deterministic for the same job, examples, base and machine.
 
-    adapter: PeftModel
-    precision: str
-    last: Step
-
-
-def train(
-    job: TrainJob,
-    examples: Sequence[Example],
-    *,
-    base_folder: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    checkpoints: Path,
-    listeners: Sequence[OnStep],
-) -> Trained:
-    """Train an adapter on the base in `base_folder`; deterministic for the same job, examples, base and machine."""
+    Raises:
+        JobError: the job asks for what is not there; nothing was made.
+        TrainingError: it can't go on.
+        Interrupted: a signal came; `resume_from` the last checkpoint goes on as if it had not.
+    """
     disable_progress_bar()
+    job = task.job
+    train, held_out = _rows(task, task.train), _rows(task, task.held_out)
+    resumed = resuming.require_whole(task.resume_from)
 
-    # The base: frozen, so its precision only decides the speed and the rounding of the sums.
-    precision = job.precision if job.precision != "auto" else fastest_precision()
-    base = AutoModelForCausalLM.from_pretrained(
-        base_folder,
-        dtype=getattr(torch, precision),
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
+    with tensorboard(job.trackers, task.trackers, after_step=resumed.step if resumed else 0) as curves:
+        # What is trained: the base as the method holds it, what is put on it, and who looks on
+        watch = watch_over(task, curves, resumed)
+        stop = Stop()
+        trainer, precision = _trainer(task, train, held_out, callbacks(task, watch, stop))
+        with _unpadded(task, trainer, train):
+            # Before the first step: do packed examples see each other, and does the longest batch fit?
+            if job.packing:
+                watch.tell(_packed(task, trainer, train))
+            if job.probe_memory or (job.probe_memory is None and torch.cuda.is_available()):
+                watch.tell(memory_probe.fit(trainer, job, train, held_out))
+
+            # The training
+            with stop.at_signals():
+                resuming.train(trainer, task.resume_from)
+            stop.leave_if_asked(trainer.state)
+
+            # The held-out loss of what is given back
+            evaluation = resuming.final_evaluation(trainer, watch.evaluations) if held_out else None
+    return Trained(
+        model=trainer.model,
+        precision=precision,
+        last=watch.last,
+        held_out_loss=evaluation.held_out_loss if evaluation else None,
+        kept_step=evaluation.step if evaluation else watch.last.step,
     )
 
-    # The adapter: float32 beside any base (PEFT's autocast_adapter_dtype), since steps of 1e-4 vanish in bfloat16.
-    adapter = LoraConfig(
-        r=job.rank,
-        lora_alpha=job.alpha,
-        lora_dropout=job.dropout,
-        target_modules=list(job.target_modules),
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
 
-    # The training. The examples are tokens and labels already, so TRL prepares (and truncates) nothing.
-    watch = _Watch(listeners)
-    trainer_class = SFTTrainer if torch.cuda.is_available() else CpuSFTTrainer
+def _rows(task: Task, examples: Sequence[Any]) -> Rows:
+    if not task.job.packing:
+        return as_rows(examples)
+    return as_packed_rows(examples, row_length=task.job.max_length)
+
+
+def _trainer(
+    task: Task, train: Rows, held_out: Rows, onlookers: Sequence[TrainerCallback]
+) -> tuple[CpuSFTTrainer | GpuSFTTrainer, str]:
+    """TRL's trainer on the job's base. The examples are tokens and labels already, so TRL prepares nothing."""
+    job = task.job
+    # First of all: they choose this process's device, and how weights are to be read.
+    args = arguments(task, row_count=len(train), batch_size=resuming.batch_size(task.resume_from, job))
+    model, precision = load_base(job, task.base_folder)
+    tokenizer = AutoTokenizer.from_pretrained(task.base_folder, trust_remote_code=False, local_files_only=True)
+    pad_token = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    trainer_class = GpuSFTTrainer if torch.cuda.is_available() else CpuSFTTrainer
     trainer = trainer_class(
-        model=base,
-        args=_arguments(job, checkpoints, precision=precision),
-        train_dataset=Dataset.from_list([{"input_ids": e.input_ids, "labels": e.labels} for e in examples]),
+        model=model,
+        args=args,
+        train_dataset=Dataset.from_list(train),
+        eval_dataset=Dataset.from_list(held_out) if held_out else None,
+        data_collator=Flattened() if job.packing else Padded(pad_token or 0),
         processing_class=tokenizer,
-        peft_config=adapter,
-        callbacks=[watch],
+        peft_config=peft_config(job, example_count=len(task.train)),
+        callbacks=list(onlookers),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    return Trained(adapter=trainer.model, precision=precision, last=watch.last)
+    undo_casts(trainer.model)
+    trainer.optimizer = optimizer_for(job, trainer.model, args)
+    require_frozen_base(trainer.model, job)
+    return trainer, precision
 
 
-def save(adapter: PeftModel, folder: Path, *, base_name: str) -> None:
-    """Write adapter_config.json and adapter_model.safetensors; in bfloat16, which is what servers compute in."""
-    # Without save_embedding_layers PEFT may add the embeddings, or ask the hub about the base's.
-    tensors = get_peft_model_state_dict(adapter, save_embedding_layers=False)
-    save_file(
-        {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in tensors.items()},
-        folder / "adapter_model.safetensors",
-        metadata={"format": "pt"},
-    )
-    config = adapter.peft_config["default"].to_dict()
-    config |= {
-        "base_model_name_or_path": base_name,  # PEFT would write this machine's path
-        "inference_mode": True,
-        "target_modules": sorted(config["target_modules"]),
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
+@contextmanager
+def _unpadded(task: Task, trainer: CpuSFTTrainer | GpuSFTTrainer, rows: Rows) -> Iterator[None]:
+    """On the CPU a batch is one row without padding, and each example is attended to by itself.
 
-
-def fastest_precision() -> str:
-    """bfloat16 where the hardware multiplies matrices in it (CUDA, AMX), else float32.
-
-    Without AMX, oneDNN's bfloat16 is slower than its float32: 130 against 210 GFLOP/s at the default base's shapes,
-    on two cores with AVX512-BF16.
+    A base that lets examples in a row see each other keeps its padding; packing is refused on it. GPUs have kernels
+    for the mask of a packed row.
     """
-    has_fast_bfloat16 = torch.cuda.is_available() or torch.cpu._is_amx_tile_supported()  # noqa: SLF001  — has no public name
-    return "bfloat16" if has_fast_bfloat16 else "float32"
-
-
-class CpuSFTTrainer(SFTTrainer):  # type: ignore[misc]  # TRL ships no types that strict mode takes
-    """SFTTrainer with a language-model head that reads only the learned positions.
-
-    Off CUDA, TRL's own head takes every position (padding and prompts too), works out an entropy for each, and
-    multiplies backwards in float32: a step takes 1.4 to 2.2 times as long on the demo's data, to the same loss.
-    """
-
-    def compute_loss(
-        self,
-        model: Any,  # noqa: ANN401
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,  # noqa: FBT001, FBT002  — the overridden method's
-        num_items_in_batch: torch.Tensor | None = None,
-    ) -> Any:  # noqa: ANN401
-        """The mean negative log-likelihood of the learned tokens, over all of an optimizer step's batches."""
-        if return_outputs or self.aux_loss_enabled:  # evaluation; a mixture of experts, which has a second loss
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        following = inputs["labels"][:, 1:]
-        learned = following != IGNORED
-        # Before the head, not around it: what a model does to its logits (scaling, soft caps) stays its own.
-        head = model.get_output_embeddings()
-        hook = head.register_forward_pre_hook(lambda _, hidden: (hidden[0][:, :-1][learned],))
-        try:
-            logits = model(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-            ).logits
-        finally:
-            hook.remove()
-        total = cross_entropy(logits.float(), following[learned], reduction="sum")
-        return total / (learned.sum() if num_items_in_batch is None else num_items_in_batch)
-
-
-def _arguments(job: TrainJob, checkpoints: Path, *, precision: str) -> SFTConfig:
-    has_gpu = torch.cuda.is_available()
-    checkpointing = has_gpu if job.gradient_checkpointing is None else job.gradient_checkpointing
-    return SFTConfig(
-        output_dir=str(checkpoints),
-        dataset_kwargs={"skip_prepare_dataset": True},
-        max_length=None,  # lengths were checked; TRL's default of 1024 would cut in silence
-        # hardware
-        use_cpu=not has_gpu,
-        bf16=has_gpu and precision == "bfloat16",  # autocast; on the CPU the weights' own dtype decides
-        gradient_checkpointing=checkpointing,
-        dataloader_pin_memory=has_gpu,
-        # the job
-        learning_rate=job.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=job.warmup,  # below 1 it is a share
-        num_train_epochs=job.epochs,
-        max_steps=job.max_steps or -1,
-        per_device_train_batch_size=job.batch_size,
-        gradient_accumulation_steps=job.gradient_accumulation,
-        seed=job.seed,
-        data_seed=job.seed,
-        # what is kept and said
-        save_strategy="steps",
-        save_steps=job.checkpoint_steps,
-        save_total_limit=2,
-        logging_steps=1,
-        include_num_input_tokens_seen="non_padding",
-        disable_tqdm=True,
-        report_to="none",
-    )
-
-
-class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
-    """Turns the trainer's logs into Steps."""
-
-    def __init__(self, listeners: Sequence[OnStep]) -> None:
-        self._listeners = listeners
-        self._started = self._stepped = time.monotonic()
-        self._tokens = 0
-        self.last: Step
-
-    def on_train_begin(self, *_: object, **__: object) -> None:
-        """Start the clock: loading is not training."""
-        self._started = self._stepped = time.monotonic()
-
-    def on_log(self, _args: object, state: Any, _control: object, logs: Mapping[str, float], **_: object) -> None:  # noqa: ANN401
-        """Tell of a step; the trainer's last log is a summary, which has no loss of its own."""
-        if "loss" not in logs:
+    if torch.cuda.is_available():
+        yield
+        return
+    with attending_by_segments(trainer.model) as by_segments:
+        if task.job.packing or (by_segments and _stay_apart(trainer, rows)):
+            trainer.data_collator = Flattened()
+            trainer.args.include_num_input_tokens_seen = "all"  # all of them are real
+            yield
             return
-        now, tokens = time.monotonic(), int(state.num_input_tokens_seen)
-        self.last = Step(
-            step=state.global_step,
-            total_steps=state.max_steps,
-            loss=float(logs["loss"]),
-            learning_rate=float(logs["learning_rate"]),
-            tokens=tokens,
-            elapsed_seconds=round(now - self._started, 3),
-            tokens_per_second=round((tokens - self._tokens) / max(now - self._stepped, 1e-9), 1),
-        )
-        self._stepped, self._tokens = now, tokens
-        for tell in self._listeners:
-            tell(self.last)
+    yield
+
+
+def _stay_apart(trainer: CpuSFTTrainer, rows: Rows) -> bool:
+    """Whether two examples, the shortest, come to the same in one row as each by itself."""
+    shortest = sorted(rows, key=lambda row: len(row["input_ids"]))[:2]
+    pair = [Example(row["input_ids"], row["labels"]) for row in shortest]
+    if len(pair) == 1:
+        return False  # nobody knows, and there is nothing to pad
+    try:
+        return is_clean(contamination(trainer.model, pair, Flattened()), trainer.model.dtype)
+    except (TypeError, ValueError):  # an architecture that takes no positions
+        return False
+
+
+def _packed(task: Task, trainer: CpuSFTTrainer | GpuSFTTrainer, rows: Rows) -> Packed:
+    """Test the fullest of the rows in which examples meet."""
+    shared = [row for row in rows if len(row["seq_lengths"]) > 1]
+    difference = 0.0
+    if shared:
+        row = max(shared, key=lambda row: (len(row["seq_lengths"]), len(row["input_ids"])))
+        difference = contamination(trainer.model, _examples(row), trainer.data_collator)
+        require_no_contamination(difference, trainer.model.dtype)
+    tokens = sum(len(row["input_ids"]) for row in rows)
+    return Packed(
+        step=0,
+        examples=len(task.train),
+        rows=len(rows),
+        filled=round(tokens / (len(rows) * task.job.max_length), 4),
+        difference=difference,
+    )
+
+
+def _examples(row: dict[str, list[int]]) -> list[Example]:
+    ends = torch.tensor([0, *row["seq_lengths"]]).cumsum(0).tolist()
+    return [Example(row["input_ids"][start:end], row["labels"][start:end]) for start, end in pairwise(ends)]

@@ -1,15 +1,16 @@
 """The gate for models as one story. Invariant: what passes is not the upload but a checkpoint of our own making."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from adapters.digests import digest_folder
-from adapters.fingerprint import KEPT, fingerprint_base
+from adapters.fingerprint import KEPT, BaseFingerprint, fingerprint_base
 from adapters.gate.admit import Admitted
 from adapters.gate.checkpoint import names
 from adapters.gate.checkpoint.canonical import Documents, dtype_sizes, write_documents, write_weights
-from adapters.gate.checkpoint.config import CheckpointConfig, is_quantised, read_config, vocabulary_of
+from adapters.gate.checkpoint.config import CheckpointConfig, read_config, vocabulary_of
 from adapters.gate.checkpoint.documents import read_object
 from adapters.gate.checkpoint.receive import receive
 from adapters.gate.checkpoint.shards import Stored, read_shards
@@ -73,7 +74,9 @@ def admit_model(members: Iterable[Member], staged: Path, base: Base, limits: Lim
         model_fingerprint=identity.fingerprint,
     )
     warnings = (EQUALS_BASE,) if identity.fingerprint == base.fingerprint else ()
-    return Admitted(canonical, manifest, warnings)
+    return Admitted(
+        canonical, manifest, warnings, model=_as_base(identity, base, is_quantised=bool(config.quantization))
+    )
 
 
 def _require_known(base: Base) -> None:
@@ -84,11 +87,17 @@ def _require_known(base: Base) -> None:
         )
     if digest_of(template_of(base)) != base.chat_template_digest:
         raise refusal(Refusal.BASE_INCOMPLETE, f"The registry lacks this base's chat template: {again}.")
-    if is_quantised(base):
+    if base.is_quantised:
         raise refusal(
             Refusal.BASE_QUANTISED,
             f"The base {quoted(base.name)} is quantised: publish a model for the one that it was quantised from.",
         )
+
+
+def _as_base(identity: BaseFingerprint, base: Base, *, is_quantised: bool) -> Base:
+    """The model as the registry is to know it: with the layers of its base, whose adapters' shapes are its own's."""
+    model = replace(base, fingerprint=identity.fingerprint, path="")
+    return replace(model, tensors=identity.tensors, config=identity.config) if is_quantised else model
 
 
 def _documents(folder: Path, config: CheckpointConfig | None, base: Base, faults: Faults) -> Documents | None:
@@ -113,7 +122,8 @@ def _documents(folder: Path, config: CheckpointConfig | None, base: Base, faults
 
 def _weights(folder: Path, config: CheckpointConfig | None, base: Base, faults: Faults) -> tuple[Stored, ...]:
     """The tensors to keep."""
-    stored = read_shards(folder, faults=faults)
+    is_quantised = config is None or config.quantization is not None  # or there is no telling
+    stored = read_shards(folder, is_quantised=is_quantised, faults=faults)
     if stored is None or config is None:
         return ()
     tensors = match_tensors(stored, config, base, faults=faults)

@@ -1,8 +1,8 @@
 """config.json against the base's: the same architecture, and no code.
 
 What is stored is the base's own config.json. An upload may change the vocabulary's size, the dtype, the ids of the
-tokens that begin, end and pad, and whether the head is tied. Libraries write the same thing in several ways, so what is
-compared is what the keys mean.
+tokens that begin, end and pad, whether the head is tied, and how the weights are quantised. Libraries write the same
+thing in several ways, so what is compared is what the keys mean.
 """
 
 import reprlib
@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
 from adapters.fingerprint import KEPT
+from adapters.gate.checkpoint.quantization import KEY, Quantization, read_quantization
 from adapters.limits import MAX_VOCABULARY
 from adapters.names import quoted
 from adapters.refusals import Faults, Refusal
-from adapters.values import Base
+from adapters.values import QUANTISED_KEYS, Base
 
 CODE: Final = frozenset({"auto_map", "custom_pipelines", "trust_remote_code"})
 TOKEN_IDS: Final = ("bos_token_id", "eos_token_id", "pad_token_id")
 
-_QUANTISED: Final = frozenset({"quantization_config", "compression_config"})
 _DTYPES: Final = ("dtype", "torch_dtype")
 _FLOATS: Final[Mapping[str, str]] = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _TIED: Final = "tie_word_embeddings"
 _OF_A_MACHINE: Final = frozenset({"_name_or_path", "_model_name_or_path"})
-_TAKEN: Final = frozenset({"vocab_size", *_DTYPES, *TOKEN_IDS, _TIED})
+_TAKEN: Final = frozenset({"vocab_size", *_DTYPES, *TOKEN_IDS, _TIED, KEY})
 """What an upload may say otherwise than its base."""
 _MEANINGLESS: Final = frozenset(
     {
@@ -51,6 +51,8 @@ class CheckpointConfig:
     """Whether the head is the embedding."""
     stated: Mapping[str, Any]
     """What it says for itself, of the keys that it may."""
+    quantization: Quantization | None
+    """None: its weights are plain."""
 
     def allows_ids(self, value: object) -> bool:
         """Whether it is null, one of the vocabulary's ids, or a list of them."""
@@ -64,9 +66,10 @@ class CheckpointConfig:
         of_base = {key: value for key, value in base.config.items() if key not in CODE | _OF_A_MACHINE | {KEPT}}
         dtype_key = next((key for key in _DTYPES if key in of_base), _DTYPES[0])
         dtype = next((self.stated[key] for key in _DTYPES if self.stated.get(key) in _FLOATS.values()), None)
-        widest = max(sizes, key=lambda name: (sizes[name], name))
-        own = {key: value for key, value in self.stated.items() if key not in _DTYPES}
-        return {**of_base, **own, dtype_key: dtype or _FLOATS[widest]}
+        widest = max(sizes.keys() & _FLOATS.keys(), key=lambda name: (sizes[name], name))
+        own = {key: value for key, value in self.stated.items() if key not in {*_DTYPES, KEY}}
+        how = {KEY: self.quantization.written()} if self.quantization else {}
+        return {**of_base, **own, **how, dtype_key: dtype or _FLOATS[widest]}
 
 
 def vocabulary_of(config: Mapping[str, Any]) -> int | None:
@@ -77,17 +80,12 @@ def vocabulary_of(config: Mapping[str, Any]) -> int | None:
     return None
 
 
-def is_quantised(base: Base) -> bool:
-    """Whether its weights are."""
-    return any(not _is_nothing(base.config.get(key)) for key in _QUANTISED)
-
-
 def read_config(stated: Mapping[str, Any], base: Base, *, faults: Faults) -> CheckpointConfig | None:
-    """What it means; None if its vocabulary's size can't be told.
+    """What it means; None if its vocabulary's size, or how its weights are quantised, can't be told.
 
     Adds `invalid_config`, `unsupported_config` and `config_mismatch` to `faults`.
     """
-    faults.add(Refusal.UNSUPPORTED_CONFIG, _programs(stated))
+    faults.add(Refusal.UNSUPPORTED_CONFIG, _programs({key: stated[key] for key in stated.keys() - {KEY}}))
     faults.add(Refusal.CONFIG_MISMATCH, _differences(_meaning(stated), _meaning(base.config)))
     of_base = vocabulary_of(base.config)
     is_resizable = "vocab_size" in base.config
@@ -99,7 +97,11 @@ def read_config(stated: Mapping[str, Any], base: Base, *, faults: Faults) -> Che
     tied = stated.get(_TIED, base.config.get(_TIED, "lm_head.weight" not in base.tensors))
     if not isinstance(tied, bool):
         faults.add(Refusal.INVALID_CONFIG, [f"in config.json, '{_TIED}' must be true or false"])
+    quantization = read_quantization(stated.get(KEY), base, faults=faults)
+    if quantization is None and stated.get(KEY):
+        return None
     config = CheckpointConfig(
+        quantization=quantization,
         vocabulary=vocabulary,
         base_vocabulary=of_base,
         is_tied=tied is True,
@@ -129,9 +131,9 @@ def _programs(stated: Mapping[str, Any]) -> Iterator[str]:
             remaining += value
         elif isinstance(value, dict):
             remaining += value.values()
-            for key in sorted(value.keys() & (CODE | _QUANTISED)):
+            for key in sorted(value.keys() & (CODE | QUANTISED_KEYS)):
                 if not _is_nothing(value[key]):
-                    what = "code of its own" if key in CODE else "quantised weights"
+                    what = "code of its own" if key in CODE else "weights quantised so"
                     yield f"config.json has {quoted(key)}: {what} can't be uploaded"
 
 

@@ -30,6 +30,7 @@ _READ: Final = {
 _REQUIRED: Final = (names.CONFIG, names.TOKENIZER, names.TOKENIZER_CONFIG)
 _IGNORED: Final = frozenset(
     {
+        "recipe.yaml",  # llmcompressor's own notes
         *("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "USE_POLICY.md", ".gitattributes"),
         # Said again, or in an older way, in tokenizer.json and tokenizer_config.json.
         *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model"),

@@ -3,14 +3,17 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from adapters.gate.checkpoint import names
 from adapters.gate.checkpoint.documents import read_object
-from adapters.gate.weights import read_tensors
+from adapters.gate.weights import DTYPES, read_tensors
 from adapters.names import quoted
 from adapters.refusals import Faults, Refusal
 from adapters.safetensors import Entry
+
+QUANTISED_DTYPES: Final = frozenset({"I8", "I32", "I64", "F8_E4M3"})
+"""Of the tensors that a quantised layer is made of; which of them where is `tensors`' to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class Stored:
             yield from self.entry.read(file)
 
 
-def read_shards(folder: Path, *, faults: Faults) -> tuple[Stored, ...] | None:
+def read_shards(folder: Path, *, is_quantised: bool = False, faults: Faults) -> tuple[Stored, ...] | None:
     """All tensors by name; None if not every file could be read.
 
     Adds `safetensors_invalid`, `unsupported_format`, `unsupported_dtype` and `index_mismatch` to `faults`.
@@ -39,7 +42,8 @@ def read_shards(folder: Path, *, faults: Faults) -> tuple[Stored, ...] | None:
     found: list[Stored] = []
     is_whole = True
     for path in sorted(path for path in folder.iterdir() if names.is_weights(path.name)):
-        entries = read_tensors(path, faults=faults)
+        dtypes = DTYPES | QUANTISED_DTYPES if is_quantised else DTYPES
+        entries = read_tensors(path, faults=faults, dtypes=dtypes)
         is_whole = is_whole and entries is not None
         found += [Stored(path, entry) for entry in entries or ()]
     if not is_whole:

@@ -1,10 +1,14 @@
-"""The tensors against the base's own: the same names and shapes, but for the vocabulary's size and a tied head."""
+"""The tensors against the base's own: the same names and shapes, but for the vocabulary's size and a tied head.
+
+Where the weights are quantised, each layer's is replaced by the tensors that follow from it.
+"""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from adapters.gate.checkpoint.config import CheckpointConfig
+from adapters.gate.checkpoint.quantization import FLOATS, Layout
 from adapters.gate.checkpoint.shards import Stored
 from adapters.names import quoted
 from adapters.refusals import Faults, Refusal
@@ -22,7 +26,8 @@ def match_tensors(
 ) -> tuple[Stored, ...]:
     """What there is to keep: all but a head that is tied, and what follows from the config anyhow.
 
-    Adds `tensor_mismatch` to `faults`.
+    Invariant: each has its shape and a dtype of its own, also where there are faults: only such may be looked into.
+    Adds `tensor_mismatch` and `unsupported_dtype` to `faults`.
     """
     found = {tensor.name: tensor for tensor in stored if not tensor.name.endswith(_DERIVED)}
     expected = _expected(config, base)
@@ -32,11 +37,12 @@ def match_tensors(
         faults.add(Refusal.TENSOR_MISMATCH, _untied(tied, found.get(embedding or "")))
         del found[_HEAD]
     faults.add(Refusal.TENSOR_MISMATCH, _mismatches(found, expected))
-    return tuple(found[name] for name in sorted(found.keys() & expected.keys()))
+    faults.add(Refusal.UNSUPPORTED_DTYPE, _wrong_dtypes(found, expected))
+    return tuple(found[name] for name in sorted(found.keys() & expected.keys()) if _fits(found[name], *expected[name]))
 
 
-def _expected(config: CheckpointConfig, base: Base) -> dict[str, tuple[int, ...]]:
-    """Every tensor that must be there → its shape."""
+def _expected(config: CheckpointConfig, base: Base) -> Layout:
+    """Every tensor that must be there."""
     shapes = {
         name: _resized(name, tuple(shape), config)
         for name, shape in base.tensors.items()
@@ -46,7 +52,9 @@ def _expected(config: CheckpointConfig, base: Base) -> dict[str, tuple[int, ...]
         shapes.setdefault(_HEAD, shapes[embedding])
         if config.is_tied:
             del shapes[_HEAD]
-    return shapes
+    if config.quantization is not None:
+        return config.quantization.layout(shapes, base)
+    return {name: (shape, FLOATS) for name, shape in shapes.items()}
 
 
 def _resized(name: str, shape: tuple[int, ...], config: CheckpointConfig) -> tuple[int, ...]:
@@ -78,12 +86,23 @@ def _content(tensor: Stored) -> tuple[str, tuple[int, ...], str]:
     return tensor.entry.dtype, tensor.entry.shape, total.hexdigest()
 
 
-def _mismatches(found: Mapping[str, Stored], expected: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+def _fits(tensor: Stored, shape: tuple[int, ...], dtypes: frozenset[str]) -> bool:
+    return tensor.entry.shape == shape and tensor.entry.dtype in dtypes
+
+
+def _mismatches(found: Mapping[str, Stored], expected: Layout) -> Iterator[str]:
     for name in sorted(expected.keys() - found.keys()):
         yield f"{quoted(name)} is missing"
     for name in sorted(found.keys() - expected.keys()):
         yield f"the base has no tensor {quoted(name)}"
     for name in sorted(found.keys() & expected.keys()):
-        if found[name].entry.shape != expected[name]:
-            shape, right = list(found[name].entry.shape), list(expected[name])
+        if found[name].entry.shape != expected[name][0]:
+            shape, right = list(found[name].entry.shape), list(expected[name][0])
             yield f"{quoted(name)} is {shape} where base and vocabulary want {right}"
+
+
+def _wrong_dtypes(found: Mapping[str, Stored], expected: Layout) -> Iterator[str]:
+    for name in sorted(found.keys() & expected.keys()):
+        dtype, right = found[name].entry.dtype, expected[name][1]
+        if dtype not in right:
+            yield f"{quoted(name)} is {dtype}, not {' or '.join(sorted(right))}"

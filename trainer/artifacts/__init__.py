@@ -1,0 +1,1 @@
+"""Other forms of what was trained: merged, combined, quantised, exported."""

@@ -1,0 +1,1 @@
+"""What `lorikeet bench train|memory` measures."""
