@@ -20,7 +20,7 @@ pytestmark = pytest.mark.engine
 LORIKEET = str(Path(sys.executable).parent / "lorikeet")
 ADAPTERS = ("lora", "qlora", "dora", "adalora")
 """The last two are converted before they are published."""
-HELD_BACK = "Is the piano mended?"
+HELD_BACK = "Where is my piano?"
 """In no example."""
 Run = Callable[..., str]
 
