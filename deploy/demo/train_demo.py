@@ -26,7 +26,7 @@ METHODS = {
     "lora": (),
     # In 8 bits: so small a base loses too much in 4, and the adapter is served on the plain one (PERFORMANCE.md).
     "qlora": ("--set", "method=qlora", "--set", "quantization=int8"),
-    "full": ("--set", "method=full", "--set", "learning_rate=1e-4"),
+    "full": ("--set", "method=full", "--set", "learning_rate=2e-4"),
 }
 SCHEMES = {"w8a8": (), "w4a16": ("--group-size", "64"), "gptq": ("--group-size", "64")}
 ENOUGH = 0.9
