@@ -177,6 +177,11 @@ class TrainJob(Section):
         return not self.method.is_adapter or self.variant.is_servable
 
     @property
+    def initial_rank(self) -> int:
+        """The rank that the training begins with: AdaLoRA takes half as much again, and gives it up on the way."""
+        return self.rank + (self.rank + 1) // 2 if self.variant is Variant.ADALORA else self.rank
+
+    @property
     def peak_learning_rate(self) -> float:
         """The learning rate after the warm-up. An adapter starts at zero, and takes ten times what all weights take."""
         if self.learning_rate is not None:

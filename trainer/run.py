@@ -1,7 +1,7 @@
 """One run, from a plan to a finished folder: check the data, train, convert, judge."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -200,8 +200,8 @@ def _judge(plan: Plan, folder: RunFolder, checked: "Checked", narrator: Narrator
     )
     held_out = checked.split.held_out
     task = task_of(plan.job, held_out.rows, checked.held_out, checked.split.answer_schema)
-    asked = judgement_of(plan.job, task, base, result, cache=plan.judged, beside=plan.job_file.parent)
-    asked = replace(asked, curve=folder.path / "metrics.jsonl")
+    curve, beside = folder.path / "metrics.jsonl", plan.job_file.parent
+    asked = judgement_of(plan.job, task, base, result, cache=plan.judged, beside=beside, curve=curve)
     report = judge(asked, narrator)
     folder.write("report.html", as_html(report))
     folder.write("report.json", report.model_dump_json(indent=2) + "\n")

@@ -12,7 +12,7 @@ from typing import Final
 
 from adapters import Module
 from trainer.job import Method, TrainJob, Variant
-from trainer.planning.architecture import OUTPUT_PROJECTIONS, Architecture, first_rank, targeted
+from trainer.planning.architecture import OUTPUT_PROJECTIONS, Architecture, targeted
 from trainer.planning.hardware import Precision
 
 FLOAT32: Final = 4
@@ -126,7 +126,7 @@ def _linear_input_bytes_per_token(
     kept = _read(targets, width, copies=copies)
     if batch.has_dropout:
         kept += sum(module.in_features for module in targets.values()) * (1 if has_gpu else FLOAT32)
-    kept += len(targets) * first_rank(job) * width
+    kept += len(targets) * job.initial_rank * width
     if job.variant is Variant.DORA:
         kept += sum(module.out_features for module in targets.values()) * (sum_bytes(precision) + width)
     return kept

@@ -78,16 +78,11 @@ def trainable_parameters(job: TrainJob, architecture: Architecture) -> int:
     """
     if job.method is Method.FULL:
         return architecture.total_parameters
-    rank = first_rank(job)
+    rank = job.initial_rank
     return sum(
         rank * (module.in_features + module.out_features) + _extra(job.variant, rank, module)
         for module in targeted(job, architecture).values()
     )
-
-
-def first_rank(job: TrainJob) -> int:
-    """The rank that the training begins with: AdaLoRA takes half as much again, and gives it up on the way."""
-    return job.rank + (job.rank + 1) // 2 if job.variant is Variant.ADALORA else job.rank
 
 
 def _extra(variant: Variant, rank: int, module: Module) -> int:

@@ -93,10 +93,8 @@ def served_rank(job: TrainJob) -> int:
     match job.variant:
         case Variant.PISSA:
             return 2 * job.rank  # what it became, less what it began as
-        case Variant.ADALORA:
-            return -(-job.rank * 3 // 2)  # where it begins, and some layer may stay
         case _:
-            return job.rank
+            return job.initial_rank  # where AdaLoRA begins, and some layer may stay
 
 
 def _is_meant(path: str, name: str) -> bool:

@@ -30,7 +30,7 @@ def peft_config(job: TrainJob, *, example_count: int) -> PeftConfig | None:
         return AdaLoraConfig(
             **shared,
             target_r=job.rank,
-            init_r=adalora_initial_rank(job.rank),
+            init_r=job.initial_rank,
             total_step=2,  # RankAllocation knows the true number, when training begins
             orth_reg_weight=0,  # RankAllocation's too: PEFT's is in a loss that TRL does not take
         )
@@ -41,11 +41,6 @@ def peft_config(job: TrainJob, *, example_count: int) -> PeftConfig | None:
         use_dora=job.variant is Variant.DORA,
         init_lora_weights="pissa" if job.variant is Variant.PISSA else True,
     )
-
-
-def adalora_initial_rank(rank: int) -> int:
-    """What AdaLoRA gives each module to begin with, when `rank` is to be left on the average: half as much again."""
-    return rank + (rank + 1) // 2
 
 
 def callbacks_for(job: TrainJob, resume_from: Path | None = None) -> list[TrainerCallback]:

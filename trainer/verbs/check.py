@@ -21,10 +21,9 @@ from trainer.progress import Narrator
 from trainer.settings import prepare_environment
 from trainer.supervision import Tokenizer
 from trainer.verbs.arguments import AsJson, Overrides, as_pairs
+from trainer.verbs.held_out import NO_BASE
 
 EXAMPLE = "Example: lorikeet train check tickets.jsonl --base smollm2-135m-instruct --html tickets.html"
-NO_BASE = "none"
-"""What a job's base is called where only its data are looked at."""
 
 
 def check_command(

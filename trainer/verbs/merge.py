@@ -1,14 +1,12 @@
 """`lorikeet train merge`: an adapter in its base's weights."""
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
-from adapters import Caller, Kind, RegistrySettings, Version
+from adapters import Caller, Kind, RegistrySettings
 from trainer.conversion.peft_config import read_config
 from trainer.conversion.staging import require_free
 from trainer.errors import ArtifactError
@@ -16,7 +14,7 @@ from trainer.progress import Narrator
 from trainer.publish import Destination, require_destination
 from trainer.settings import prepare_environment
 from trainer.source import open_base_of, open_source
-from trainer.verbs.publishing import publish_made, require_registered
+from trainer.verbs.publishing import print_made, publish_made, require_registered
 from trainer.verbs.trained_on import settle_onto
 
 EXAMPLE = "Example: lorikeet train merge acme/support@3 --out ./merged --publish acme/support-merged"
@@ -109,13 +107,4 @@ def merge_command(
                 sources=(opened,),
                 origin={"method": "merge", "merge": stated},
             )
-    _print(out, version, as_lines(report), stated, as_json=as_json)
-
-
-def _print(out: Path, version: Version | None, lines: str, stated: dict[str, Any], *, as_json: bool) -> None:
-    label = version.label if version else None
-    if as_json:
-        typer.echo(json.dumps({"folder": str(out), **stated, "version": label}, indent=2))
-        return
-    shown = Console(highlight=False, soft_wrap=True, markup=False)
-    shown.print(f"{lines}\nfolder      {out}" + (f"\npublished   {label}" if label else ""))
+    print_made(out, version, as_lines(report), stated, as_json=as_json)

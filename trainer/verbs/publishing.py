@@ -1,8 +1,12 @@
 """What `merge`, `combine` and `quantize` make, handed to the registry with its lineage."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import typer
+from rich.console import Console
 
 from adapters import Base, Caller, Kind, Registry, Version, folder_members
 from trainer.errors import ArtifactError
@@ -44,3 +48,13 @@ def publish_made(
         origin={**origin, "base": base.name, "chat_template_digest": base.chat_template_digest},
     )
     return published.version
+
+
+def print_made(out: Path, version: Version | None, lines: str, stated: dict[str, Any], *, as_json: bool) -> None:
+    """The folder, the figures and the version, on stdout."""
+    label = version.label if version else None
+    if as_json:
+        typer.echo(json.dumps({"folder": str(out), **stated, "version": label}, indent=2))
+        return
+    shown = Console(highlight=False, soft_wrap=True, markup=False)
+    shown.print(f"{lines}\nfolder      {out}" + (f"\npublished   {label}" if label else ""))

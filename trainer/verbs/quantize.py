@@ -1,15 +1,13 @@
 """`lorikeet train quantize`: a whole model in fewer bits, as vLLM serves it."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from adapters import Base, Caller, Kind, NotFoundError, Registry, RegistrySettings, Version, fingerprint_base
+from adapters import Base, Caller, Kind, NotFoundError, Registry, RegistrySettings, fingerprint_base
 from trainer.artifacts.quantize_environment import LlmCompressor
 from trainer.artifacts.quantize_schemes import Scheme
 from trainer.conversion.staging import require_free
@@ -18,7 +16,7 @@ from trainer.progress import Narrator
 from trainer.publish import Destination, require_destination
 from trainer.settings import prepare_environment
 from trainer.source import Source, open_source
-from trainer.verbs.publishing import publish_made
+from trainer.verbs.publishing import print_made, publish_made
 
 EXAMPLE = "Example: lorikeet train quantize acme/merged@1 --scheme w8a8 --out ./small --publish acme/small"
 
@@ -98,7 +96,7 @@ def quantize_command(
                 sources=(opened,),
                 origin={"method": "quantize", "quantize": stated},
             )
-    _print(out, version, as_lines(report), stated, as_json=as_json)
+    print_made(out, version, as_lines(report), stated, as_json=as_json)
 
 
 @contextmanager
@@ -138,12 +136,3 @@ def _as_size(text: str) -> int | None:
     if not text.isdecimal():
         raise ArtifactError(f"--group-size {text}: write a number, or auto.")
     return int(text)
-
-
-def _print(out: Path, version: Version | None, lines: str, stated: dict[str, Any], *, as_json: bool) -> None:
-    label = version.label if version else None
-    if as_json:
-        typer.echo(json.dumps({"folder": str(out), **stated, "version": label}, indent=2))
-        return
-    shown = Console(highlight=False, soft_wrap=True, markup=False)
-    shown.print(f"{lines}\nfolder      {out}" + (f"\npublished   {label}" if label else ""))
