@@ -18,7 +18,7 @@ COPY deploy/constraints-*.txt deploy/no-deps.txt deploy/
 COPY adapters adapters
 COPY trainer trainer
 COPY server server
-RUN make install ACCELERATOR=${ACCELERATOR} EXTRAS=${ACCELERATOR},train,postgresql,s3
+RUN make install ACCELERATOR=${ACCELERATOR} EXTRAS=${ACCELERATOR},train,postgresql,s3,otel
 
 FROM ${PYTHON_IMAGE}
 # libnuma: vLLM on the CPU; a C compiler: vLLM on CUDA (Triton)
@@ -35,7 +35,7 @@ USER 10001
 WORKDIR /var/lib/lorikeet
 VOLUME /var/lib/lorikeet
 EXPOSE 8000
-HEALTHCHECK --interval=10s --start-period=300s \
+HEALTHCHECK --interval=10s --timeout=6s --start-period=300s \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=5)"]
 ENTRYPOINT ["lorikeet"]
 CMD ["serve", "--host", "0.0.0.0"]

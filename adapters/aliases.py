@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Select, delete, insert, update
 
@@ -32,7 +32,9 @@ from adapters.names import LIVE, quoted, require_alias_name
 from adapters.promotions import add_promotion, first_revision, read_moves, servable_below
 from adapters.schema import ALIASES
 from adapters.splits import require_arms
-from adapters.values import SERVABLE, Alias, Arm, Move
+from adapters.values import SERVABLE, Alias, Arm, Move, Shadow
+
+MAX_PERCENT: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,23 @@ class Aliases:
         named = _named(caller, tenant, adapter, alias, expected_revision)
         return change(self._database, named.change("alias.remove"), partial(_remove, named), Alias)
 
+    def shadow(self, caller: Caller, tenant: str, adapter: str, to: Shadow | None, *, alias: str = LIVE) -> Alias:
+        """Let a version of the same kind and base get a copy of a share of the alias's traffic; None ends that.
+
+        It stays as the alias moves, and goes with it. It is no move: the revision stays, too.
+
+        Raises:
+            InvalidError: `invalid_alias_name` or `invalid_shadow`.
+            NotFoundError: `adapter_not_found`, `alias_not_found` or `version_not_found`.
+            ConflictError: `version_not_ready`, if it is rejected or retired; `shadow_mixed`.
+        """
+        named = _named(caller, tenant, adapter, alias, None)
+        if to is not None and not (type(to.version) is type(to.percent) is int and 1 <= to.percent <= MAX_PERCENT):
+            raise InvalidError("A shadow is a version and a percentage from 1 to 100.", code="invalid_shadow")
+        stored = {"version": to.version, "percent": to.percent} if to is not None else None
+        what = Change(caller, "alias.shadow", tenant, f"{adapter}@{alias}", {"shadow": stored})
+        return change(self._database, what, partial(_shadow, named, stored), Alias)
+
     def history(
         self,
         caller: Caller,
@@ -184,10 +203,34 @@ def _roll_back(named: _Named, connection: Connection) -> Done[Alias]:
 def _remove(named: _Named, connection: Connection) -> Done[Alias]:
     _, current = _find(connection, named)
     if current is None:
-        raise NotFoundError(f"The adapter has no alias {quoted(named.alias)}.", code="alias_not_found")
+        raise _no_such_alias(named)
     connection.execute(delete(ALIASES).where(ALIASES.c.id == current.id))
     alias = as_alias(current)
     return Done(alias, detail={"split": _shares(alias.arms)})
+
+
+def _shadow(named: _Named, stored: dict[str, int] | None, connection: Connection) -> Done[Alias]:
+    adapter_id, current = _find(connection, named)
+    if current is None:
+        raise _no_such_alias(named)
+    if stored is not None:
+        number = stored["version"]
+        version = find_version(connection, adapter_id, number)
+        _require_servable({number: version})
+        live = find_version(connection, adapter_id, current.number)
+        if (live.manifest["kind"], live.base_fingerprint) != (version.manifest["kind"], version.base_fingerprint):
+            raise ConflictError(
+                f"A shadow is of the same kind and base as what answers: version {number} is not.", code="shadow_mixed"
+            )
+    is_changed = current.shadow != stored
+    if is_changed:
+        connection.execute(update(ALIASES).where(ALIASES.c.id == current.id).values(shadow=stored))
+    alias = as_alias(connection.execute(_select(adapter_id, named.alias)).one())
+    return Done(alias, is_changed=is_changed)
+
+
+def _no_such_alias(named: _Named) -> NotFoundError:
+    return NotFoundError(f"The adapter has no alias {quoted(named.alias)}.", code="alias_not_found")
 
 
 def _find(connection: Connection, named: _Named) -> tuple[int, Row[Any] | None]:

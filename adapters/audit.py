@@ -1,6 +1,9 @@
 """Who did what. The rows are written by adapters/changes.py, with each change; nothing takes one away."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
 
 from sqlalchemy import select
 
@@ -9,7 +12,26 @@ from adapters.callers import Caller, signature_of
 from adapters.database import Database
 from adapters.lookups import as_bound, find_tenant, require_page
 from adapters.schema import AUDIT
-from adapters.values import AuditRow
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """Who did what, written in the same transaction as the change itself."""
+
+    id: int
+    at: datetime
+    actor: str
+    actor_tenant: str | None
+    """None: the platform."""
+    action: str
+    """`version.publish`, `alias.promote`, `key.revoke` …"""
+    tenant: str | None
+    """Whose things were changed; None: what all share."""
+    subject: str
+    """What was changed: `support@3`, `support@live`, a key's id …"""
+    detail: Mapping[str, Any]
+    """What was asked, and what came of it; `changed: false`, if everything was so already."""
+    request_id: str | None
 
 
 def read_audit(

@@ -38,6 +38,10 @@ class TenantLimits:
     """Requests in flight."""
     monthly_tokens: int | None = None
     """Prompt and answer together, in a calendar month (UTC)."""
+    weight: int | None = None
+    """Its share beside other tenants' when there is not enough for all; None is 1."""
+    priority: int | None = None
+    """Lower goes first, whatever the shares: as in vLLM. None is 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,8 @@ class Caller:
     """The API key that it came with."""
     limits: TenantLimits = TenantLimits()
     """Its tenant's, as they were when the key was looked up."""
+    default_adapter: str | None = None
+    """What its tenant's requests ask that name nothing, as it was then; None: the base."""
 
     @property
     def signature(self) -> str:
@@ -84,6 +90,8 @@ class Tenant:
     name: str
     created_at: datetime
     limits: TenantLimits = TenantLimits()
+    default_adapter: str | None = None
+    """What a request that names nothing asks, as the tenant would write it: `support@canary`; None: the base."""
 
 
 @dataclass(frozen=True, slots=True)

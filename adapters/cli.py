@@ -39,6 +39,7 @@ _ADAPTER: Final[Columns] = {
     "live": lambda adapter: adapter.live and shown_arms(adapter.live),
     "versions": lambda adapter: adapter.version_count,
     "aliases": lambda adapter: tuple(f"{alias.name}→{shown_arms(alias)}" for alias in adapter.aliases),
+    "pinned": lambda adapter: "yes" if adapter.is_pinned else None,
     "created": lambda adapter: adapter.created_at,
 }
 _VERSION: Final[Columns] = {
@@ -125,6 +126,22 @@ def lineage(name: VersionName, *, as_json: AsJson = False) -> None:
     with RegistrySettings().open() as registry:
         found = registry.versions.lineage(Caller.operator(), *version_of(name))
     print_rows(found, _LINEAGE, as_json=as_json)
+
+
+@app.command(epilog="Example: lorikeet adapters pin acme/support")
+def pin(name: AdapterName, *, as_json: AsJson = False) -> None:
+    """Have servers keep an adapter's live version in memory. A running one learns of it within seconds."""
+    with RegistrySettings().open() as registry:
+        pinned = registry.adapters.pin(Caller.operator(), *adapter_of(name))
+    print_one(pinned, _ADAPTER, as_json=as_json)
+
+
+@app.command(epilog="Example: lorikeet adapters unpin acme/support")
+def unpin(name: AdapterName, *, as_json: AsJson = False) -> None:
+    """Have servers no longer do so: it goes when room is needed, as any other."""
+    with RegistrySettings().open() as registry:
+        unpinned = registry.adapters.unpin(Caller.operator(), *adapter_of(name))
+    print_one(unpinned, _ADAPTER, as_json=as_json)
 
 
 @app.command(epilog='Example: lorikeet adapters annotate acme/support@2 --tag prod --note "passed the review"')

@@ -1,6 +1,7 @@
 """`lorikeet adapters grants`, `audit` and `usage`: who may ask another's, who did what, who used how much."""
 
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from functools import partial
 from itertools import islice
@@ -13,7 +14,7 @@ from adapters.arguments import AdapterName, adapter_of, all_of
 from adapters.callers import Caller
 from adapters.printing import AsJson, Columns, print_one, print_rows
 from adapters.settings import RegistrySettings
-from adapters.usage import UsageField
+from adapters.usage import UsageField, UsageRow
 
 grants = typer.Typer(no_args_is_help=True, help="Adapters that other tenants may ask, too.")
 audit = typer.Typer()
@@ -41,10 +42,29 @@ _USAGE: Final[Columns] = {
     "adapter": lambda row: f"{row.adapter or ''}@{row.version}" if row.version else row.adapter,
     "key": lambda row: row.key_id,
     "requests": lambda row: row.requests,
-    "failed": lambda row: row.failed_requests,
-    "prompt": lambda row: row.prompt_tokens,
-    "answer": lambda row: row.completion_tokens,
+    # Several in each: no more columns fit into 80 characters.
+    "failed / left": lambda row: f"{row.failed_requests} / {row.aborted_requests}",
+    "prompt (cached) / answer": lambda row: f"{row.prompt_tokens} ({row.cached_tokens}) / {row.completion_tokens}",
+    "ms first / last": lambda row: f"{_whole(row.mean_first_token_ms)} / {_whole(row.mean_request_ms)}",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Usage(UsageRow):
+    """With its means, where there is something to take one of."""
+
+    mean_first_token_ms: float | None = None
+    mean_request_ms: float | None = None
+
+    @classmethod
+    def of(cls, row: UsageRow) -> "_Usage":
+        """As it is printed."""
+        first, whole = row.mean_first_token_ms, row.mean_request_ms
+        return cls(**asdict(row), mean_first_token_ms=first, mean_request_ms=whole)
+
+
+def _whole(mean: float | None) -> str:
+    return "–" if mean is None else f"{mean:.0f}"
 
 
 def _day(written: str) -> date:
@@ -108,12 +128,14 @@ def list_usage(
     by: Annotated[list[UsageField] | None, typer.Option(help="Told apart by this alone; repeat it.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What was used: requests and tokens by day, tenant, adapter, version and key."""
+    """What was used: requests, tokens and mean times by day, tenant, adapter, version and key."""
     last = until or datetime.now(UTC).date()
     first = since or last.replace(day=1)
     with RegistrySettings().open() as registry:
         page = partial(
             registry.usage.read, Caller.operator(), tenant=tenant, since=first, until=last, by=by or tuple(UsageField)
         )
-        found = list(all_of(lambda after, limit: page(after=after, limit=limit), attrgetter("cursor")))
+        found = [
+            _Usage.of(row) for row in all_of(lambda after, limit: page(after=after, limit=limit), attrgetter("cursor"))
+        ]
     print_rows(found, _USAGE, as_json=as_json)

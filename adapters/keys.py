@@ -106,14 +106,21 @@ class Keys:
         if _SECRET.fullmatch(secret):
             with self._database.read() as connection:
                 row = connection.execute(
-                    select(API_KEYS, TENANTS.c.name.label("tenant"), TENANTS.c.limits)
+                    select(API_KEYS, TENANTS.c.name.label("tenant"), TENANTS.c.limits, TENANTS.c.default_adapter)
                     .outerjoin(TENANTS, TENANTS.c.id == API_KEYS.c.tenant_id)
                     .where(API_KEYS.c.secret_sha256 == _sha256(secret))
                 ).one_or_none()
             if row is not None and _is_valid(_as_key(row, row.tenant)):
                 scopes = frozenset(Scope(scope) for scope in row.scopes)
                 name, limits = f"{row.name} ({row.id})", as_limits(row.limits or {})
-                return Caller(tenant=row.tenant, scopes=scopes, name=name, key_id=row.id, limits=limits)
+                return Caller(
+                    tenant=row.tenant,
+                    scopes=scopes,
+                    name=name,
+                    key_id=row.id,
+                    limits=limits,
+                    default_adapter=row.default_adapter,
+                )
         raise KeyRejectedError("The API key is wrong, revoked or expired.")
 
 

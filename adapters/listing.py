@@ -1,17 +1,23 @@
-"""Adapters, each with its aliases: a tenant's own, and those that others granted it."""
+"""Adapters, each with its aliases: a tenant's own, those that others granted it, and those that are pinned.
+
+A pin is the platform's to give: it takes what all tenants share.
+"""
 
 import builtins
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Select, exists, func, select, update
 
 from adapters.access import Action, allow
 from adapters.callers import Caller, GrantedAdapter
+from adapters.changes import Change, Done, change
 from adapters.database import Database
 from adapters.lookups import (
     DEFAULT_PAGE,
     as_alias,
+    as_version,
     find_adapter,
     find_tenant,
     require_cursor,
@@ -20,7 +26,7 @@ from adapters.lookups import (
 )
 from adapters.names import LIVE
 from adapters.schema import ADAPTERS, ALIASES, GRANTS, PROMOTIONS, TENANTS, VERSIONS
-from adapters.values import Adapter, Alias, Base
+from adapters.values import SERVABLE, Adapter, Alias, Base, Version
 
 
 class Adapters:
@@ -99,6 +105,66 @@ class Adapters:
             rows = connection.execute(page.limit(limit))
             return [GrantedAdapter(row.tenant, row.name, row.created_at, is_live=row.is_live) for row in rows]
 
+    def pin(self, caller: Caller, tenant: str, adapter: str) -> Adapter:
+        """Have servers keep what an adapter's bare name means resident. What is pinned stays so. Platform only.
+
+        How many pins a server has room for is its own to say.
+
+        Raises:
+            NotFoundError: `tenant_not_found` or `adapter_not_found`.
+        """
+        return self._set_pin("adapter.pin", caller, tenant, adapter, is_pinned=True)
+
+    def unpin(self, caller: Caller, tenant: str, adapter: str) -> Adapter:
+        """Have them no longer do so. Platform only.
+
+        Raises:
+            NotFoundError: `tenant_not_found` or `adapter_not_found`.
+        """
+        return self._set_pin("adapter.unpin", caller, tenant, adapter, is_pinned=False)
+
+    def pinned(self, caller: Caller, base: Base) -> builtins.list[Version]:
+        """The versions that pinned adapters' bare names mean, by name, as far as a server of `base` loads them.
+
+        All arms of a split, but for those that can't be served. Platform only.
+        """
+        allow(caller, Action.OPERATE)
+        with self._database.read() as connection:
+            adapters = _read(connection, _select_pinned().where(_is_live_on(base)))
+            live = {(one.tenant, one.name): {arm.version for arm in one.live.arms} for one in adapters if one.live}
+            of_them = (
+                select(VERSIONS, ADAPTERS.c.name.label("adapter"), TENANTS.c.name.label("tenant"))
+                .join(ADAPTERS, ADAPTERS.c.id == VERSIONS.c.adapter_id)
+                .join(TENANTS, TENANTS.c.id == ADAPTERS.c.tenant_id)
+                .where(ADAPTERS.c.is_pinned, VERSIONS.c.state.in_(sorted(SERVABLE)))
+                .where(VERSIONS.c.model_fingerprint.is_(None))
+                .order_by(TENANTS.c.name, ADAPTERS.c.name, VERSIONS.c.number)
+            )
+            rows = connection.execute(of_them)
+            return [
+                as_version(row, row.tenant, row.adapter)
+                for row in rows
+                if row.number in live.get((row.tenant, row.adapter), ())
+            ]
+
+    def _set_pin(self, action: str, caller: Caller, tenant: str, adapter: str, *, is_pinned: bool) -> Adapter:
+        allow(caller, Action.OPERATE)
+        what = Change(caller, action, tenant, adapter)
+        work = partial(_set_pin, tenant, adapter, is_pinned=is_pinned)
+        return change(self._database, what, work, Adapter)
+
+
+def _set_pin(tenant: str, adapter: str, connection: Connection, *, is_pinned: bool) -> Done[Adapter]:
+    adapter_id = find_adapter(connection, tenant, adapter, for_update=True)
+    is_it = ADAPTERS.c.id == adapter_id
+    changed = update(ADAPTERS).where(is_it, ADAPTERS.c.is_pinned != is_pinned).values(is_pinned=is_pinned)
+    is_changed = bool(connection.execute(changed).rowcount)
+    return Done(_read(connection, _select_adapters().where(is_it))[0], is_changed=is_changed)
+
+
+def _select_pinned() -> Select[Any]:
+    return _select_adapters().where(ADAPTERS.c.is_pinned).order_by(TENANTS.c.name, ADAPTERS.c.name)
+
 
 def _is_live_on(base: Base) -> ColumnElement[bool]:
     """Whether an adapter's bare name means this base or an adapter on it: all arms of a split are of one."""
@@ -132,6 +198,7 @@ def _read(connection: Connection, page: Select[Any]) -> list[Adapter]:
             created_at=row.created_at,
             version_count=row.version_count,
             aliases=tuple(aliases[row.id]),
+            is_pinned=row.is_pinned,
         )
         for row in rows
     ]

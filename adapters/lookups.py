@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, select
+from sqlalchemy import Connection, Row, Select, func, select
 
 from adapters.access import no_such_tenant, no_such_version
 from adapters.callers import TenantLimits
 from adapters.errors import InvalidError, NotFoundError
 from adapters.manifests import load_manifest
 from adapters.names import is_name, quoted
-from adapters.schema import ADAPTERS, ALIASES, GRANTS, PROMOTIONS, TENANTS, VERSIONS
-from adapters.values import Alias, Arm, Version, VersionState
+from adapters.schema import ADAPTERS, ALIASES, BLOBS, GRANTS, PROMOTIONS, TENANTS, VERSIONS
+from adapters.values import Alias, Arm, Shadow, Version, VersionState
 
 MAX_PAGE: Final = 1000
 DEFAULT_PAGE: Final = 100
@@ -70,6 +70,11 @@ def is_granted(connection: Connection, tenant: str, adapter: str, grantee: str |
     return grantee is not None and connection.execute(query).first() is not None
 
 
+def stored_bytes(connection: Connection) -> int:
+    """Of all blobs that the registry knows."""
+    return int(connection.execute(select(func.coalesce(func.sum(BLOBS.c.size_bytes), 0))).scalar_one())
+
+
 def as_version(row: Row[Any], tenant: str, adapter: str) -> Version:
     """A row of `versions` as a value."""
     return Version(
@@ -101,7 +106,19 @@ def select_aliases() -> Select[Any]:
 
 def as_alias(row: Row[Any]) -> Alias:
     """A row of `select_aliases` as a value."""
-    return Alias(name=row.name, arms=arms_of(row), revision=row.revision, moved_at=row.moved_at, moved_by=row.moved_by)
+    return Alias(
+        name=row.name,
+        arms=arms_of(row),
+        revision=row.revision,
+        moved_at=row.moved_at,
+        moved_by=row.moved_by,
+        shadow=as_shadow(row.shadow),
+    )
+
+
+def as_shadow(stored: Mapping[str, Any] | None) -> Shadow | None:
+    """An alias's `shadow` as a value."""
+    return Shadow(stored["version"], stored["percent"]) if stored else None
 
 
 def arms_of(row: Row[Any]) -> tuple[Arm, ...]:

@@ -34,6 +34,12 @@ _LIMITS: Final[Columns] = {
     "tokens a minute": lambda tenant: tenant.limits.tokens_per_minute,
     "requests at once": lambda tenant: tenant.limits.max_concurrency,
     "tokens a month": lambda tenant: tenant.limits.monthly_tokens,
+    "weight": lambda tenant: tenant.limits.weight,
+    "priority": lambda tenant: tenant.limits.priority,
+}
+_DEFAULT: Final[Columns] = {
+    "tenant": lambda tenant: tenant.name,
+    "default adapter": lambda tenant: tenant.default_adapter or "none: the base",
 }
 _KEY: Final[Columns] = {
     "id": lambda key: key.id,
@@ -93,6 +99,8 @@ def limit_tenant(
     tokens_per_minute: Annotated[str | None, _limit("Prompts and answers together.")] = None,
     max_concurrency: Annotated[str | None, _limit("Requests in flight.")] = None,
     monthly_tokens: Annotated[str | None, _limit("In a calendar month, UTC.")] = None,
+    weight: Annotated[str | None, _limit("Its share beside others' when there is not enough for all.")] = None,
+    priority: Annotated[str | None, _limit("Lower goes first, whatever the shares.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say how much a tenant may have and use; without options, show it. What is left out stays as it is."""
@@ -103,6 +111,8 @@ def limit_tenant(
         "tokens_per_minute": tokens_per_minute,
         "max_concurrency": max_concurrency,
         "monthly_tokens": monthly_tokens,
+        "weight": weight,
+        "priority": priority,
     }
     said = {field: _number(text) for field, text in asked.items() if text is not None}
     operator = Caller.operator()
@@ -112,6 +122,25 @@ def limit_tenant(
         else:
             tenant = registry.tenants.get(operator, name)
     print_one(tenant, _LIMITS, as_json=as_json)
+
+
+@tenants.command("default", epilog="Example: lorikeet adapters tenants default acme support@canary")
+def default_adapter(
+    name: Annotated[str, typer.Argument(help="The tenant.")],
+    adapter: Annotated[
+        str | None, typer.Argument(metavar="NAME|none", help="As the tenant would name it; none: the base.")
+    ] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Say which adapter answers those requests of a tenant that name none; without one, show it."""
+    operator = Caller.operator()
+    with RegistrySettings().open() as registry:
+        if adapter is None:
+            tenant = registry.tenants.get(operator, name)
+        else:
+            tenant = registry.tenants.set_default(operator, name, None if adapter == "none" else adapter)
+    print_one(tenant, _DEFAULT, as_json=as_json)
 
 
 @keys.command("create", epilog="Example: lorikeet adapters keys create --tenant acme --scope infer --scope admin")

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from shutil import disk_usage
 from typing import Self
 
 from sqlalchemy import URL
 
+from adapters.access import Action, allow
 from adapters.aliases import Aliases
-from adapters.audit import read_audit
+from adapters.audit import AuditRow, read_audit
 from adapters.bases import Bases
 from adapters.callers import Caller
 from adapters.collect import CollectedBlob, collect
@@ -22,7 +24,7 @@ from adapters.grants import Grants
 from adapters.keys import Keys
 from adapters.limits import Limits
 from adapters.listing import Adapters
-from adapters.lookups import DEFAULT_PAGE
+from adapters.lookups import DEFAULT_PAGE, stored_bytes
 from adapters.names import Reference
 from adapters.resolve import resolve
 from adapters.storage import Blobs, Staging, open_blobs
@@ -30,7 +32,7 @@ from adapters.tenants import Tenants
 from adapters.transfer import Intake, Transfer, export_to, import_from
 from adapters.uploads import Uploads
 from adapters.usage import UsageLedger
-from adapters.values import AuditRow, Base, Target
+from adapters.values import Base, DiskUse, Target
 from adapters.verify import VerifiedBlob, verify
 from adapters.versions import Versions
 
@@ -41,7 +43,7 @@ class Registry:
     def __init__(self, database: Database, blobs: Blobs, home: Path, limits: Limits) -> None:
         self._database = database
         self._blobs = blobs
-        self._home = home
+        self.home = home
         self.limits = limits
         self.staging = Staging(home / "store" / "staging")
         self.tenants = Tenants(database)
@@ -111,6 +113,19 @@ class Registry:
         """Who did what, the newest first. See `adapters.audit`."""
         return read_audit(self._database, caller, tenant=tenant, before=before, limit=limit)
 
+    def disk_use(self, caller: Caller) -> DiskUse:
+        """How much of this machine's disk versions take, and may take. Platform only.
+
+        Raises:
+            StorageError: the disk or the database failed.
+        """
+        allow(caller, Action.OPERATE)
+        cached = self._blobs.cache_use()
+        if cached is not None:
+            return cached
+        with self._database.read() as connection:
+            return DiskUse(stored_bytes(connection), None)
+
     def verify(self, caller: Caller) -> Iterator[VerifiedBlob]:
         """Read all that is stored again; what is damaged is set aside. See `adapters.verify`."""
         return verify(self._database, self._blobs, caller)
@@ -119,9 +134,17 @@ class Registry:
         """Take away the bytes that nothing needs any more. See `adapters.collect`."""
         return collect(self._database, self._blobs, caller, grace_seconds=grace_seconds)
 
+    def free_bytes(self) -> int:
+        """Free on the disk of the home.
+
+        Raises:
+            OSError: the disk can't be asked.
+        """
+        return disk_usage(self.home).free
+
     def export_to(self, caller: Caller, folder: Path, *, tenant: str | None = None) -> Iterator[Transfer]:
         """Copy a tenant, or all, into a new folder: a backup. See `adapters.transfer.export`."""
-        return export_to(self._database, self._blobs, caller, folder, tenant=tenant, home=self._home)
+        return export_to(self._database, self._blobs, caller, folder, tenant=tenant, home=self.home)
 
     def import_from(self, caller: Caller, folder: Path) -> Iterator[Transfer]:
         """Enter what an export holds. See `adapters.transfer.load`."""

@@ -7,16 +7,16 @@ from sqlalchemy import Connection, Row, Select, select
 from adapters.access import Action, allow, no_such_target
 from adapters.callers import Caller
 from adapters.database import Database
-from adapters.lookups import arms_of, is_granted
+from adapters.lookups import arms_of, as_shadow, is_granted
 from adapters.names import Reference
 from adapters.schema import ADAPTERS, ALIASES, PROMOTIONS, TENANTS, VERSIONS
 from adapters.splits import choose
-from adapters.values import SERVABLE, Arm, Kind, Target, VersionState
+from adapters.values import SERVABLE, Arm, Kind, Shadow, Target, VersionState
 
 _BY_NUMBER = select(VERSIONS).join(ADAPTERS, ADAPTERS.c.id == VERSIONS.c.adapter_id)
 # From the alias to the version, each by its index: SQLite plans in the order of the joins where it knows no better.
 _BY_ALIAS = (
-    select(VERSIONS, PROMOTIONS.c.split)
+    select(VERSIONS, PROMOTIONS.c.split, ALIASES.c.shadow)
     .select_from(ADAPTERS)
     .join(ALIASES, ALIASES.c.adapter_id == ADAPTERS.c.id)
     .join(PROMOTIONS, PROMOTIONS.c.id == ALIASES.c.promotion_id)
@@ -38,11 +38,16 @@ def resolve(database: Database, caller: Caller, name: str, sticky: str | None) -
     # Whose it is comes first, and from the caller: a name may repeat the tenant or say who granted it, no more.
     allow(caller, Action.ASK)
     reference = Reference.parse(name)
-    tenant = reference.tenant or caller.tenant or ""
     with database.read() as connection:
-        granted = tenant != caller.tenant and is_granted(connection, tenant, reference.adapter, caller.tenant)
-        allow(caller, Action.ASK, tenant, is_granted=granted)
-        row = _find(connection, tenant, reference, sticky)
+        return find_target(connection, caller, reference, sticky)
+
+
+def find_target(connection: Connection, caller: Caller, reference: Reference, sticky: str | None = None) -> Target:
+    """What `resolve` finds, in the caller's transaction."""
+    tenant = reference.tenant or caller.tenant or ""
+    granted = tenant != caller.tenant and is_granted(connection, tenant, reference.adapter, caller.tenant)
+    allow(caller, Action.ASK, tenant, is_granted=granted)
+    row, shadow = _find(connection, tenant, reference, sticky)
     if row is None:
         raise no_such_target()
     return Target(
@@ -55,26 +60,34 @@ def resolve(database: Database, caller: Caller, name: str, sticky: str | None) -
         rank=row.manifest["rank"],
         base_fingerprint=row.base_fingerprint,
         is_probed=row.state == VersionState.READY,
+        size_bytes=row.size_bytes,
+        shadow=shadow,
     )
 
 
-def _find(connection: Connection, tenant: str, reference: Reference, sticky: str | None) -> Row[tuple[object]] | None:
+def _find(
+    connection: Connection, tenant: str, reference: Reference, sticky: str | None
+) -> tuple[Row[tuple[object]] | None, Shadow | None]:
+    """The version, and the shadow of the alias that it was found by."""
     owner = select(TENANTS.c.id).where(TENANTS.c.name == tenant).scalar_subquery()
     is_it = (ADAPTERS.c.tenant_id == owner) & (ADAPTERS.c.name == reference.adapter)
     if isinstance(reference.selector, int):
         numbered = _BY_NUMBER.where(is_it, VERSIONS.c.number == reference.selector)
-        return connection.execute(_servable(numbered)).one_or_none()
+        return connection.execute(_servable(numbered)).one_or_none(), None
     pointed = _BY_ALIAS.where(is_it, ALIASES.c.name == reference.selector)
     row = connection.execute(pointed).one_or_none()
-    if row is None or not row.split:
-        return row if row is not None and row.state in SERVABLE else None
+    if row is None:
+        return None, None
+    shadow = as_shadow(row.shadow)
+    if not row.split:
+        return row if row.state in SERVABLE else None, shadow
     numbers = [arm.version for arm in arms_of(row)]
     of_arms = select(VERSIONS).where(VERSIONS.c.adapter_id == row.adapter_id, VERSIONS.c.number.in_(numbers))
     found = {version.number: version for version in connection.execute(_servable(of_arms))}
     arms: list[Arm] = [arm for arm in arms_of(row) if arm.version in found]
     # Names, not ids: after an import, everybody meets the same arm as before.
     salt = f"{tenant}/{reference.adapter}"
-    return found[choose(arms, sticky or uuid4().hex, salt=salt).version] if arms else None
+    return found[choose(arms, sticky or uuid4().hex, salt=salt).version] if arms else None, shadow
 
 
 def _servable(query: Select[tuple[object]]) -> Select[tuple[object]]:

@@ -66,6 +66,8 @@ TENANTS: Final = Table(
     _column("name", String(64), unique=True),
     _column("created_at", UtcDateTime),
     _column("limits", JSON, server_default="{}"),
+    # What a request that names nothing asks: as the tenant itself would write it.
+    _column("default_adapter", String(200), nullable=True),
 )
 
 API_KEYS: Final = Table(
@@ -107,6 +109,8 @@ ADAPTERS: Final = Table(
     _column("tenant_id", Integer, ForeignKey("tenants.id")),
     _column("name", String(64)),
     _column("created_at", UtcDateTime),
+    # Whether servers keep what `live` means resident.
+    _column("is_pinned", Boolean, server_default=false()),
     UniqueConstraint("tenant_id", "name"),
 )
 
@@ -163,6 +167,8 @@ ALIASES: Final = Table(
     _column("revision", Integer),
     _column("moved_at", UtcDateTime),
     _column("moved_by", String(200)),
+    # {"version": number, "percent": share}: who gets a copy of so much of the traffic, and answers nobody.
+    _column("shadow", JSON(none_as_null=True), nullable=True),
     UniqueConstraint("adapter_id", "name"),
 )
 
@@ -260,6 +266,14 @@ USAGE: Final = Table(
     _column("failed_requests", BigInteger),
     _column("prompt_tokens", BigInteger),
     _column("completion_tokens", BigInteger),
+    # Those whose clients hung up before the end.
+    _column("aborted_requests", BigInteger, server_default="0"),
+    # Of the prompt's tokens, those that the prefix cache had.
+    _column("cached_tokens", BigInteger, server_default="0"),
+    # Those that got a first token, and how long it took them all together.
+    _column("answered_requests", BigInteger, server_default="0"),
+    _column("first_token_ms", BigInteger, server_default="0"),
+    _column("request_ms", BigInteger, server_default="0"),
     # The tenant first: what one has used this month is looked up while it waits for an answer.
     UniqueConstraint("tenant", "day", "adapter", "version", "key_id"),
 )

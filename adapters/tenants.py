@@ -11,12 +11,13 @@ from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from adapters.access import Action, allow, no_such_tenant
-from adapters.callers import Caller, Tenant, TenantLimits
+from adapters.callers import Caller, Scope, Tenant, TenantLimits
 from adapters.changes import Change, Done, change
 from adapters.database import Database
 from adapters.errors import ConflictError, InvalidError
 from adapters.lookups import DEFAULT_PAGE, as_limits, find_tenant, require_cursor, require_page
-from adapters.names import is_name, require_tenant_name
+from adapters.names import Reference, is_name, require_tenant_name
+from adapters.resolve import find_target
 from adapters.schema import TENANTS
 
 
@@ -53,8 +54,26 @@ class Tenants:
         stated = {key: limit for key, limit in asdict(limits).items() if only is None or key in only}
         if any(type(limit) is not int or not 0 <= limit < 2**53 for limit in stated.values() if limit is not None):
             raise InvalidError("A limit is a whole number from 0, or none.", code="invalid_limits")
+        if stated.get("weight") == 0:
+            raise InvalidError(
+                "A tenant's weight is 1 at least: for none at all, limit its requests.", code="invalid_limits"
+            )
         what = Change(caller, "tenant.limit", name, name, stated)
         return change(self._database, what, partial(_set_limits, name, stated), Tenant)
+
+    def set_default(self, caller: Caller, name: str, adapter: str | None) -> Tenant:
+        """Say what those requests of a tenant ask that name nothing: `support`, `support@canary`; None: the base.
+
+        It has to mean something to the tenant now, its own or granted. What it means later, each request looks up.
+
+        Raises:
+            InvalidError: `invalid_adapter_name`: nothing can be called that.
+            NotFoundError: `tenant_not_found`; `adapter_not_found`: it means nothing to the tenant.
+        """
+        allow(caller, Action.MANAGE, name)
+        reference = None if adapter is None else Reference.parse(adapter)
+        what = Change(caller, "tenant.default", name, name, {"default_adapter": adapter})
+        return change(self._database, what, partial(_set_default, name, adapter, reference), Tenant)
 
     def get(self, caller: Caller, name: str) -> Tenant:
         """One tenant. Raises NotFoundError `tenant_not_found`."""
@@ -98,5 +117,14 @@ def _set_limits(name: str, stated: dict[str, Any], connection: Connection) -> Do
     return Done(_as_tenant(connection.execute(renewed).one()), is_changed=limits != before)
 
 
+def _set_default(name: str, adapter: str | None, reference: Reference | None, connection: Connection) -> Done[Tenant]:
+    tenant_id = find_tenant(connection, name, for_update=True)
+    if reference is not None:
+        find_target(connection, Caller(name, frozenset({Scope.INFER}), name="a tenant's request"), reference)
+    before = connection.execute(select(TENANTS.c.default_adapter).where(TENANTS.c.id == tenant_id)).scalar_one()
+    renewed = update(TENANTS).where(TENANTS.c.id == tenant_id).values(default_adapter=adapter).returning(TENANTS)
+    return Done(_as_tenant(connection.execute(renewed).one()), is_changed=adapter != before)
+
+
 def _as_tenant(row: Row[Any]) -> Tenant:
-    return Tenant(row.name, row.created_at, as_limits(row.limits))
+    return Tenant(row.name, row.created_at, as_limits(row.limits), row.default_adapter)

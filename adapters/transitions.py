@@ -42,6 +42,9 @@ def retire(tenant: str, adapter: str, number: int, connection: Connection) -> Do
             "alias.",
             code="version_in_use",
         )
+    shadowed = sorted(alias.name for alias in aliases if alias.shadow and alias.shadow["version"] == number)
+    if shadowed:
+        raise ConflictError(f"Version {number} shadows {', '.join(shadowed)}: end that first.", code="version_in_use")
     if row.state == VersionState.RETIRED:
         return Done(as_version(row, tenant, adapter), is_changed=False)
     require_no_adapters_on(connection, tenant_id, row)

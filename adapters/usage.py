@@ -1,4 +1,4 @@
-"""What was used: requests and tokens, by day (UTC), tenant, adapter, version and key. None of it is ever taken away.
+"""What was used: requests, tokens and time by day (UTC), tenant, adapter, version and key. None of it is taken away.
 
 Knows neither limits nor who counts: a server adds up what passes, and adds it here every few seconds.
 """
@@ -32,7 +32,17 @@ class UsageField(StrEnum):
 _ALL: Final = tuple(UsageField)
 _DIGITS: Final = 10
 """Of 2³¹, where SQL's integers end."""
-_COUNTS: Final = ("requests", "failed_requests", "prompt_tokens", "completion_tokens")
+_COUNTS: Final = (
+    "requests",
+    "failed_requests",
+    "prompt_tokens",
+    "completion_tokens",
+    "aborted_requests",
+    "cached_tokens",
+    "answered_requests",
+    "first_token_ms",
+    "request_ms",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,26 @@ class UsageRow:
     """Those among them that were answered with an error."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    aborted_requests: int = 0
+    """Those among the requests whose clients hung up before the end: none of them counts as failed."""
+    cached_tokens: int = 0
+    """Those among the prompts' that the prefix cache had."""
+    answered_requests: int = 0
+    """Those among the requests that got a first token."""
+    first_token_ms: int = 0
+    """From their arrival to it, all together."""
+    request_ms: int = 0
+    """From the requests' arrival to their end, all together."""
+
+    @property
+    def mean_first_token_ms(self) -> float | None:
+        """Of those requests that got one."""
+        return self.first_token_ms / self.answered_requests if self.answered_requests else None
+
+    @property
+    def mean_request_ms(self) -> float | None:
+        """Of all requests, however they ended."""
+        return self.request_ms / self.requests if self.requests else None
 
     @property
     def cursor(self) -> str:

@@ -128,6 +128,15 @@ class BlobState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class DiskUse:
+    """How much of this machine's disk versions take."""
+
+    size_bytes: int
+    budget_bytes: int | None
+    """What a cache may take; None where the blobs themselves lie here: none of them gives way."""
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """Immutable weights with a number and a digest."""
 
@@ -166,6 +175,7 @@ class Version:
             rank=self.manifest.rank,
             base_fingerprint=self.manifest.base_fingerprint,
             is_probed=self.state is not VersionState.UNPROBED,
+            size_bytes=self.manifest.size_bytes,
         )
 
 
@@ -214,11 +224,21 @@ class Alias:
     revision: int
     moved_at: datetime
     moved_by: str
+    shadow: "Shadow | None" = None
 
     @property
     def version(self) -> int | None:
         """The one version that it points at; None if it is split."""
         return self.arms[0].version if len(self.arms) == 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """A version that gets a copy of a share of an alias's traffic; nobody sees its answers."""
+
+    version: int
+    percent: int
+    """From 1 to 100."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +260,8 @@ class Adapter:
     created_at: datetime
     version_count: int
     aliases: tuple[Alias, ...]
+    is_pinned: bool = False
+    """Whether servers keep what its bare name means resident."""
 
     @property
     def live(self) -> Alias | None:
@@ -250,26 +272,6 @@ class Adapter:
     def live_version(self) -> int | None:
         """The one version that the bare name means; None if there is none, or a split."""
         return self.live.version if self.live else None
-
-
-@dataclass(frozen=True, slots=True)
-class AuditRow:
-    """Who did what, written in the same transaction as the change itself."""
-
-    id: int
-    at: datetime
-    actor: str
-    actor_tenant: str | None
-    """None: the platform."""
-    action: str
-    """`version.publish`, `alias.promote`, `key.revoke` …"""
-    tenant: str | None
-    """Whose things were changed; None: what all share."""
-    subject: str
-    """What was changed: `support@3`, `support@live`, a key's id …"""
-    detail: Mapping[str, Any]
-    """What was asked, and what came of it; `changed: false`, if everything was so already."""
-    request_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +288,9 @@ class Target:
     """An adapter's; a model has none."""
     base_fingerprint: str
     is_probed: bool
+    size_bytes: int
+    shadow: Shadow | None = None
+    """Of the alias that it was found by."""
 
     @property
     def label(self) -> str:

@@ -1,9 +1,20 @@
-"""Whose upload may come in now: one of each tenant, and a few in all, for each takes up disk."""
+"""Whose upload may come in now: one of each tenant, and a few in all, for each takes up disk.
 
+And who may count tokens now: that takes no turn in the queue, but memory, and time of the event loop.
+"""
+
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
-from server.errors import UploadInProgressError
+from server.errors import OverloadedError, RateLimitedError, UploadInProgressError
+
+COUNTS_AT_ONCE: Final = 32
+"""Of all tenants together."""
+COUNTS_OF_ONE: Final = 8
+"""Of one tenant."""
+RETRY: Final = {"retry-after": "1"}
 
 
 class Uploads:
@@ -29,3 +40,31 @@ class Uploads:
             yield
         finally:
             self._tenants.remove(tenant)
+
+
+class Counts:
+    """Who is having tokens counted. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._of: Counter[str] = Counter()
+
+    @contextmanager
+    def admitted(self, tenant: str) -> Iterator[None]:
+        """One place for `tenant`, from before its request's body is read until it is answered.
+
+        Raises:
+            RateLimitedError: it has COUNTS_OF_ONE already.
+            OverloadedError: all places are taken.
+        """
+        if self._of[tenant] >= COUNTS_OF_ONE:
+            why = f"This tenant has tokens of {COUNTS_OF_ONE} requests counted already: come back in a second."
+            raise RateLimitedError(why, code="concurrency_limit_exceeded", headers=RETRY)
+        if self._of.total() >= COUNTS_AT_ONCE:
+            raise OverloadedError("As many requests as may have their tokens counted: come back.", headers=RETRY)
+        self._of[tenant] += 1
+        try:
+            yield
+        finally:
+            self._of[tenant] -= 1
+            if not self._of[tenant]:
+                del self._of[tenant]

@@ -7,6 +7,7 @@ from starlette.datastructures import Headers
 
 from adapters import Caller, ForbiddenError, KeyRejectedError, Registry, Scope
 from server.errors import BadRequestError
+from server.logs import note
 from server.threads import Threads
 
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -22,7 +23,9 @@ async def authenticate(registry: Registry, threads: Threads, headers: Headers) -
     if not secrets:
         raise KeyRejectedError("Send an API key: Authorization: Bearer lk-…", code="missing_api_key")
     only = secrets.pop() if len(secrets) == 1 else ""  # which the registry refuses, as any other wrong key
-    return await threads.read(registry.keys.authenticate, only)
+    caller = await threads.read(registry.keys.authenticate, only)
+    note(tenant=caller.tenant or "platform", key_id=caller.key_id)
+    return caller
 
 
 def of_request(caller: Caller, headers: Headers, request_id: str) -> Caller:

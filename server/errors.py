@@ -12,8 +12,10 @@
         ├── MediaTypeError          not JSON, or encoded
         ├── UploadInProgressError   this tenant's last upload, or as many as there may be, are still coming in
         ├── RateLimitedError        this tenant has used what it may, for now
+        ├── OverloadedError         all tenants together ask for more than there is
         ├── AdapterLoadingError     the adapter found no room, or was not loaded, in time
         ├── NotReadyError           the engine is not up yet, or no more
+        ├── DrainingError           the server is stopping
         └── SettingsError           the server can't start like this
     EngineError                     the engine's (server/engine/protocol.py)
 
@@ -39,6 +41,7 @@ from adapters import (
     StorageError,
     TooLargeError,
 )
+from server.dialects import in_dialect
 from server.engine.environment import EnginePackageError
 from server.engine.protocol import AdapterRejectedError, EngineDeadError, EngineError
 
@@ -48,9 +51,17 @@ class ServerError(LorikeetError):
 
     code = "server_error"
 
-    def __init__(self, message: str, *, code: str | None = None, param: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message, code=code)
         self.param = param
+        self.headers = headers or {}
 
 
 class BadRequestError(ServerError):
@@ -100,9 +111,11 @@ class RateLimitedError(ServerError):
 
     code = "rate_limit_exceeded"
 
-    def __init__(self, message: str, *, code: str | None = None, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message, code=code)
-        self.headers = headers or {}
+
+class OverloadedError(ServerError):
+    """All tenants together ask for more than there is: `headers` say when to come back."""
+
+    code = "server_overloaded"
 
 
 class AdapterLoadingError(ServerError):
@@ -115,6 +128,12 @@ class NotReadyError(ServerError):
     """The engine is not up yet, or no more."""
 
     code = "engine_unavailable"
+
+
+class DrainingError(ServerError):
+    """The server is stopping: nothing new begins."""
+
+    code = "server_draining"
 
 
 class SettingsError(ServerError):
@@ -143,8 +162,10 @@ STATUSES: Mapping[type[Exception], int] = {
     MediaTypeError: 415,
     UploadInProgressError: 429,
     RateLimitedError: 429,
+    OverloadedError: 503,
     AdapterLoadingError: 503,
     NotReadyError: 503,
+    DrainingError: 503,
     SettingsError: 500,
     EnginePackageError: 500,
     EngineError: 503,
@@ -197,10 +218,11 @@ def status_of(error: Exception) -> int:
     return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), 500)
 
 
-def error_response(error: Exception) -> JSONResponse:
-    """The whole answer for any exception."""
+def error_response(error: Exception, path: str = "") -> JSONResponse:
+    """The whole answer for any exception, as the clients of this path read it."""
     status, body = error_answer(error)
-    own = error.headers if isinstance(error, RateLimitedError) else {}
+    body = in_dialect(path, status, body)
+    own = error.headers if isinstance(error, ServerError) else {}
     return JSONResponse(body, status, {**HEADERS.get(status, {}), **own})
 
 

@@ -1,8 +1,8 @@
 """From a version in the registry to a hold on it in the engine."""
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -21,9 +21,11 @@ from adapters import (
 )
 from server.engine.protocol import AdapterRejectedError, Engine, LoadedAdapter
 from server.metrics import Labels, Metrics
-from server.probe import judge, require_rank
+from server.probe import judge, probes_asker, require_rank
 from server.residency import Residency
+from server.residents import Loadable
 from server.threads import Threads
+from server.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ class Leases:
         threads: Threads,
         engine: Engine,
         residency: Residency,
+        turns: Turns,
         metrics: Metrics,
         *,
         base: Base,
@@ -45,6 +48,7 @@ class Leases:
         self._threads = threads
         self._engine = engine
         self._residency = residency
+        self._turns = turns
         self._metrics = metrics
         self._base = base
 
@@ -66,6 +70,15 @@ class Leases:
             return False
         return True
 
+    async def require_fit(self, target: Target) -> None:
+        """Raise ConflictError, if it is a whole model, or was trained on another base than the one served."""
+        if target.kind.is_model:
+            raise ConflictError(
+                f"{target.label} is a whole model: ask a server that was started on it.", code="base_mismatch"
+            )
+        if not await self.may_load(target.tenant, target.base_fingerprint):
+            raise ConflictError(f"{target.label} belongs to another base than the one served.", code="base_mismatch")
+
     @asynccontextmanager
     async def lease(self, target: Target) -> AsyncIterator[LoadedAdapter]:
         """Hold this version in the engine.
@@ -77,27 +90,43 @@ class Leases:
                 if this is the base that it was trained on.
             AdapterLoadingError: not in time.
         """
-        if target.kind.is_model:
-            raise ConflictError(
-                f"{target.label} is a whole model: ask a server that was started on it.", code="base_mismatch"
-            )
-        if not await self.may_load(target.tenant, target.base_fingerprint):
-            raise ConflictError(f"{target.label} belongs to another base than the one served.", code="base_mismatch")
+        await self.require_fit(target)
         require_rank(self._engine, target.rank)
-        key, load = str(target.version_id), partial(self._load, target)
-        async with self._residency.lease(key, labels_of(target), load) as adapter:
+        async with self._residency.lease(self._loadable(target)) as adapter:
             yield adapter
+
+    @contextmanager
+    def expected(self, target: Target) -> Iterator[None]:
+        """Say, during the block, that a request for this version waits for its turn: it is loaded meanwhile.
+
+        Only if it was probed: a probe takes a slot. Nothing waits for this, and nothing fails with it.
+        """
+        with self._residency.expected(self._loadable(target), may_load=target.is_probed and self._fits(target)):
+            yield
+
+    def warm(self, targets: Iterable[Target]) -> None:
+        """Load these in the background, the first ones first, as long as there is room: those that were probed."""
+        self._residency.warm(self._loadable(target) for target in targets if target.is_probed and self._fits(target))
 
     async def drop(self, version: Version) -> None:
         """Unload a version as soon as nobody holds it."""
-        await self._residency.drop(str(version.id))
+        await self._residency.drop(key_of(version.target))
+
+    def _fits(self, target: Target) -> bool:
+        is_in_rank = target.rank is None or target.rank <= self._engine.info.max_rank
+        return is_in_rank and not target.kind.is_model and self._base.takes(target.base_fingerprint)
+
+    def _loadable(self, target: Target) -> Loadable:
+        within = nullcontext if target.is_probed else partial(self._turns.turn, probes_asker(name_of(target)))
+        load = partial(self._load, target)
+        return Loadable(key_of(target), labels_of(target), load, target.size_bytes, within)
 
     async def _load(self, target: Target) -> LoadedAdapter:
         began = monotonic()
         # Held while the engine reads it, and no longer: a resident adapter lies in RAM.
         async with self._held(target) as folder:
             try:
-                adapter = await self._engine.load(f"{target.label}#{target.version_id}", folder)
+                adapter = await self._engine.load(name_of(target), folder)
             except AdapterRejectedError:
                 log.warning("adapter not loaded", extra={"version": target.label, "digest": target.digest})
                 raise  # and never recorded: what failed may be ours, such as a full disk
@@ -106,7 +135,7 @@ class Leases:
         if not target.is_probed:
             await self._probe(target, adapter)
         labels = self._metrics.bounded(labels_of(target))
-        self._metrics.load_seconds.labels(labels.tenant, labels.adapter).observe(monotonic() - began)
+        self._metrics.load_seconds.labels(*labels).observe(monotonic() - began)
         return adapter
 
     @asynccontextmanager
@@ -123,15 +152,14 @@ class Leases:
             await self._threads.read(hold.__exit__, None, None, None)
 
     async def _probe(self, target: Target, adapter: LoadedAdapter) -> None:
-        is_accepted = False
         try:
             verdict = await judge(self._engine, adapter)
             is_servable = await self._settle(target, verdict)
-            is_accepted = verdict.is_accepted and is_servable
-        finally:
-            if not is_accepted:
-                await self._engine.unload(adapter)
-        if not is_accepted:
+        except Exception:  # and not at its cancelling: that is the server's end, and the engine goes next
+            await self._engine.unload(adapter)
+            raise
+        if not (verdict.is_accepted and is_servable):
+            await self._engine.unload(adapter)
             raise AdapterRejectedError(verdict.reason)
 
     async def _settle(self, target: Target, verdict: ProbeVerdict) -> bool:
@@ -145,6 +173,16 @@ class Leases:
         settled = await self._threads.write(record, Caller.server(), target.version_id, verdict)
         # Another server may have settled it meanwhile: what it may not serve, nobody does.
         return settled.state.is_servable
+
+
+def key_of(target: Target) -> str:
+    """What a version is called in residency."""
+    return str(target.version_id)
+
+
+def name_of(target: Target) -> str:
+    """What a version is called inside the engine: unique to these bytes, and never used for others."""
+    return f"{target.label}#{key_of(target)}"
 
 
 def labels_of(target: Target) -> Labels:

@@ -9,16 +9,16 @@ Belongs to one event loop. Use as `async with`, for as long as requests are serv
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from time import monotonic
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 from adapters import Caller, Registry, UsageRow
+from server.batches import Account, Batch, Month, Sums
 from server.metrics import Labels
 from server.threads import Threads
 
@@ -30,39 +30,15 @@ _MAX_ACCOUNTS: Final = 50_000
 log = logging.getLogger(__name__)
 
 
-class _Account(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a request's counts go."""
+
+    labels: Labels
     day: date
-    tenant: str
-    adapter: str
-    version: int
-    key_id: str
-
-
-@dataclass(slots=True)
-class Sums:
-    """Of one account: the counts of a UsageRow, in its order."""
-
-    requests: int = 0
-    failed_requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-    @property
-    def counts(self) -> tuple[int, int, int, int]:
-        """All of them."""
-        return self.requests, self.failed_requests, self.prompt_tokens, self.completion_tokens
-
-    @property
-    def tokens(self) -> int:
-        """Prompt and answer together."""
-        return self.prompt_tokens + self.completion_tokens
-
-    def add(self, more: "Sums") -> None:
-        """Add each to each."""
-        self.requests += more.requests
-        self.failed_requests += more.failed_requests
-        self.prompt_tokens += more.prompt_tokens
-        self.completion_tokens += more.completion_tokens
+    batch: Batch
+    sums: Sums
+    month: Month
 
 
 @dataclass(slots=True)
@@ -96,11 +72,11 @@ class Ledger:
         self._calendar = calendar
         self._clock = clock
         self._max_accounts = max_accounts
-        self._unwritten: dict[_Account, Sums] = {}
-        self._month = _month_of(self._today())
+        self._unwritten = Batch()
+        self._writing = Batch()
+        self._month = _month_of(self.today())
         self._known: dict[str, _Known] = {}
-        self._unwritten_tokens: Counter[tuple[date, str]] = Counter()
-        """By month: the wall clock may step over a month's end and back."""
+        self._written_at = clock()
         self._is_stopping = asyncio.Event()
         self._lock = asyncio.Lock()
 
@@ -121,9 +97,10 @@ class Ledger:
 
     def month_tokens(self, tenant: str) -> int:
         """What it has used in this month (UTC), as far as this server knows: `learn` first."""
-        self._turn_the_page(self._today())
+        self._turn_the_page(self.today())
         known = self._known.get(tenant)
-        return self._unwritten_tokens[self._month, tenant] + (known.tokens if known else 0)
+        unwritten = sum(batch.tokens(self._month, tenant) for batch in (self._unwritten, self._writing))
+        return unwritten + (known.tokens if known else 0)
 
     async def learn(self, caller: Caller) -> None:
         """Read what the caller's tenant has used in this month, if it has a monthly limit and nobody has lately.
@@ -141,34 +118,44 @@ class Ledger:
             if self._is_fresh(tenant):
                 return
             month, usage = self._month, self._registry.usage
-            tokens = await self._threads.read(usage.tokens, Caller.server(), tenant, since=month, until=self._today())
+            tokens = await self._threads.read(usage.tokens, Caller.server(), tenant, since=month, until=self.today())
             if month == self._month:
                 self._known[tenant] = _Known(tokens, self._clock())
 
-    def count(self, caller: Caller, labels: Labels, sums: "Sums") -> None:
-        """Add what a request of `caller` has just used."""
-        today, tenant = self._today(), caller.tenant or ""
-        self._unwritten_tokens[_month_of(today), tenant] += sums.tokens
-        self._sums(_Account(today, tenant, labels.adapter, int(labels.version or 0), caller.key_id or "")).add(sums)
+    def place(self, caller: Caller, labels: Labels) -> _Place:
+        """Where to add what a request of `caller` has just used."""
+        today, tenant = self.today(), caller.tenant or ""
+        account = Account(today, tenant, labels.adapter, int(labels.version or 0), caller.key_id or "")
+        month = self._unwritten.month(_month_of(today), tenant)
+        return _Place(labels, today, self._unwritten, self._unwritten.of(account, self._max_accounts), month)
+
+    def is_current(self, place: _Place) -> bool:
+        """Whether what is used now belongs there."""
+        return place.batch is self._unwritten and place.day == self.today()
+
+    def behind_seconds(self) -> float:
+        """How long ago all was written, if something is not."""
+        is_behind = bool(self._unwritten.sums or self._writing.sums)
+        return self._clock() - self._written_at if is_behind else 0.0
 
     async def flush(self) -> None:
         """Write what is not written yet. If that fails, it is logged, and kept for the next time."""
         async with self._lock:
             self._forget()
-            batch, self._unwritten = self._unwritten, {}
-            if not batch:
+            if not self._unwritten.sums:
+                self._written_at = self._clock()
                 return
-            rows = [UsageRow(*account, *sums.counts) for account, sums in batch.items()]
+            self._writing, self._unwritten = self._unwritten, Batch()
+            rows = [UsageRow(*account, **asdict(sums)) for account, sums in self._writing.sums.items()]
             try:
                 await self._threads.write(self._registry.usage.add, Caller.server(), rows)
             except Exception:
                 log.exception("usage could not be written", extra={"rows": len(rows)})
-                for account, sums in batch.items():
-                    self._sums(account).add(sums)
-                return
-            self._turn_the_page(self._today())
-            for account, sums in batch.items():
-                self._settle(account, sums.tokens)
+                self._keep(self._writing)
+            else:
+                self._settle(self._writing)
+                self._written_at = self._clock()
+            self._writing = Batch()
 
     async def _write_at_times(self) -> None:
         while not self._is_stopping.is_set():
@@ -176,22 +163,22 @@ class Ledger:
                 await asyncio.wait_for(self._is_stopping.wait(), self._every_seconds)
             await self.flush()
 
-    def _sums(self, account: _Account) -> "Sums":
-        if account not in self._unwritten and len(self._unwritten) >= self._max_accounts:
-            account = _Account(account.day, account.tenant, "", 0, "")
-        return self._unwritten.setdefault(account, Sums())
+    def _keep(self, batch: Batch) -> None:
+        """Add up further what could not be written."""
+        for account, sums in batch.sums.items():
+            self._unwritten.of(account, self._max_accounts).add(sums)
+        for month, unwritten in batch.months.items():
+            self._unwritten.month(*month).tokens += unwritten.tokens
 
-    def _settle(self, account: _Account, tokens: int) -> None:
+    def _settle(self, batch: Batch) -> None:
         """These are in the registry now."""
-        month = _month_of(account.day)
-        self._unwritten_tokens[month, account.tenant] -= tokens
-        if not self._unwritten_tokens[month, account.tenant]:
-            del self._unwritten_tokens[month, account.tenant]
-        if month == self._month and account.tenant in self._known:
-            self._known[account.tenant].tokens += tokens
+        self._turn_the_page(self.today())
+        for (month, tenant), written in batch.months.items():
+            if month == self._month and tenant in self._known:
+                self._known[tenant].tokens += written.tokens
 
     def _is_fresh(self, tenant: str) -> bool:
-        self._turn_the_page(self._today())
+        self._turn_the_page(self.today())
         known = self._known.get(tenant)
         return known is not None and self._clock() - known.read_at < _KNOWN_SECONDS
 
@@ -206,7 +193,8 @@ class Ledger:
             self._month = _month_of(today)
             self._known.clear()
 
-    def _today(self) -> date:
+    def today(self) -> date:
+        """By the calendar, in UTC."""
         return self._calendar().date()
 
 
@@ -220,11 +208,34 @@ class RequestBook:
     def __init__(self, ledger: Ledger, caller: Caller) -> None:
         self._ledger = ledger
         self._caller = caller
+        self._place: _Place | None = None
 
-    def used(self, labels: Labels, prompt_tokens: int, completion_tokens: int) -> None:
+    def used(self, labels: Labels, prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> None:
         """Tokens, on the day on which they pass."""
-        self._ledger.count(self._caller, labels, Sums(0, 0, prompt_tokens, completion_tokens))
+        place = self._find(labels)
+        place.month.tokens += prompt_tokens + completion_tokens
+        sums = place.sums
+        sums.prompt_tokens += prompt_tokens
+        sums.completion_tokens += completion_tokens
+        sums.cached_tokens += cached_tokens
 
-    def ended(self, labels: Labels, *, has_failed: bool) -> None:
+    def answered(self, labels: Labels, first_token_seconds: float) -> None:
+        """The first token, on its day."""
+        sums = self._find(labels).sums
+        sums.answered_requests += 1
+        sums.first_token_ms += round(1000 * first_token_seconds)
+
+    def ended(self, labels: Labels, seconds: float, *, has_failed: bool, is_aborted: bool) -> None:
         """The request, on the day on which it ends."""
-        self._ledger.count(self._caller, labels, Sums(1, int(has_failed)))
+        sums = self._find(labels).sums
+        sums.requests += 1
+        sums.failed_requests += has_failed
+        sums.aborted_requests += is_aborted
+        sums.request_ms += round(1000 * seconds)
+
+    def _find(self, labels: Labels) -> _Place:
+        """Found once for many tokens: until another batch begins, another day, or another version answers."""
+        place = self._place
+        if place is None or not self._ledger.is_current(place) or place.labels is not labels:
+            place = self._place = self._ledger.place(self._caller, labels)
+        return place

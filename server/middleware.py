@@ -70,7 +70,7 @@ class Guard:
             if status == 500:  # noqa: PLR2004  — a defect, or nothing we have a name for
                 log.exception("request failed", extra={"request_id": scope["state"]["request_id"]})
             if not has_started:
-                await error_response(error)(scope, receive, send)
+                await error_response(error, scope["path"])(scope, receive, send)
             elif not has_finished:
                 raise
 

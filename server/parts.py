@@ -13,11 +13,16 @@ from adapters import Base, Caller, Registry, Scope
 from server.admission import Uploads
 from server.callers import authenticate, of_request, require
 from server.engine.protocol import Engine
+from server.in_flight import InFlight
 from server.leasing import Leases
 from server.ledger import Ledger
+from server.liveness import Liveness
 from server.metrics import Metrics
 from server.residency import Residency
+from server.shadow import Shadows
 from server.threads import Threads
+from server.turns import Turns
+from server.warm_up import WarmUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,11 @@ class Parts:
     uploads_in_parts: Uploads
     """The parts that come in."""
     ledger: Ledger
+    turns: Turns
+    warm_up: WarmUp
+    in_flight: InFlight
+    liveness: Liveness
+    shadows: Shadows
 
 
 def _parts(request: Request) -> Parts:

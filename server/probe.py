@@ -13,8 +13,12 @@ from anyio import from_thread
 
 from adapters import ConflictError, Manifest, Probe, ProbeVerdict
 from server.engine.protocol import AdapterRejectedError, Engine, LoadedAdapter, Sample
+from server.in_flight import InFlight
 from server.metrics import Labels
 from server.residency import Residency
+from server.residents import Loadable
+from server.shares import Asker
+from server.turns import Turns
 
 PROMPT = "Once upon a time, in a small town by the sea, there lived"
 MAX_TOKENS = 8
@@ -26,7 +30,7 @@ NOT_FINITE = ProbeVerdict(is_accepted=False, reason="With this adapter the model
 
 
 async def judge(engine: Engine, adapter: LoadedAdapter) -> ProbeVerdict:
-    """Continue a fixed text greedily with the loaded adapter and with the base.
+    """Continue a fixed text greedily with the loaded adapter, which has a slot by a turn, and with the base.
 
     Raises:
         EngineDeadError: there is no verdict.
@@ -38,6 +42,11 @@ async def judge(engine: Engine, adapter: LoadedAdapter) -> ProbeVerdict:
     return ProbeVerdict(is_accepted=True, warnings=("adapter_is_noop",) if _are_equal(sample, base) else ())
 
 
+def probes_asker(adapter: str) -> Asker:
+    """Whose turn a probe's is: no tenant's, so that it stands behind nobody's requests for the same adapter."""
+    return Asker("", adapter, max_tokens=0, is_probe=True)
+
+
 def require_rank(engine: Engine, rank: int | None) -> None:
     """Raises ConflictError `rank_unserved`: nothing is wrong with the adapter, the engine was started for less."""
     if rank is not None and rank > engine.info.max_rank:
@@ -47,21 +56,23 @@ def require_rank(engine: Engine, rank: int | None) -> None:
         )
 
 
-def upload_probe(engine: Engine, residency: Residency, labels: Labels) -> Probe:
+def upload_probe(engine: Engine, residency: Residency, turns: Turns, in_flight: InFlight, labels: Labels) -> Probe:
     """The gate's probe, for one upload. To be called in a thread the event loop waits for.
 
-    The adapter takes a place in residency like any other, so that the engine never holds more than it can.
+    The adapter takes a slot and then a place, like any other, so that the engine never holds more than it can.
     """
 
     async def probe(folder: Path) -> ProbeVerdict:
         key = f"probe-{uuid4().hex}"
-        try:
-            async with residency.lease(key, labels, partial(engine.load, key, folder)) as adapter:
-                return await judge(engine, adapter)
-        except AdapterRejectedError:
-            return NOT_LOADED
-        finally:
-            await residency.drop(key)
+        with in_flight.until_ended():
+            try:
+                adapter = Loadable(key, labels, partial(engine.load, key, folder))
+                async with turns.turn(probes_asker(key)), residency.lease(adapter) as loaded:
+                    return await judge(engine, loaded)
+            except AdapterRejectedError:
+                return NOT_LOADED
+            finally:
+                await residency.drop(key)
 
     def in_loop(folder: Path, manifest: Manifest) -> ProbeVerdict:
         require_rank(engine, manifest.rank)

@@ -2,10 +2,9 @@
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import PlainTextResponse
 
 from adapters import Adapter, Caller, GrantedAdapter, NotFoundError
-from server.engine.protocol import Health
-from server.errors import NotReadyError
 from server.parts import AskerDep, Parts, PartsDep, PlatformDep
 
 router = APIRouter()
@@ -42,18 +41,18 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(parts: PartsDep) -> dict[str, str]:
-    """The engine can answer."""
-    health = parts.engine.health()
-    if health is not Health.READY:
-        raise NotReadyError(f"The engine is {health}.")
+    """A token was made lately."""
+    parts.liveness.require_ready()
     return {"status": "ready"}
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(_caller: PlatformDep, parts: PartsDep) -> Response:
     """Ours and the engine's, for Prometheus."""
     parts.metrics.show_residents((resident.labels, resident.leases) for resident in parts.residency.snapshot())
-    return Response(parts.metrics.page(), headers={"content-type": CONTENT_TYPE_LATEST})
+    parts.residency.show(in_slots=len(parts.turns.holders))
+    page = await parts.threads.write_out(parts.metrics.page)
+    return Response(page, headers={"content-type": CONTENT_TYPE_LATEST})
 
 
 async def _base(caller: Caller, parts: Parts) -> dict[str, object] | None:

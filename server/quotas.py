@@ -1,21 +1,28 @@
 """Whether a tenant may ask now: requests and tokens a minute, requests in flight, tokens a month.
 
-A minute's limit is a bucket that refills all the time. Tokens are counted as they pass, so a request may take its
+A minute's limit is a bucket that refills all the time. What a request is likely to take is reserved in it before it
+begins, becomes use as tokens pass, and what is left goes back at its end. It may still take more than that, and so its
 tenant's bucket below empty: what follows waits until that is paid back. Invariant: in any span of time, no more
 requests are admitted than one bucket holds and what flows into it meanwhile.
+
+A month's limit flows back to nobody, so of it the most is reserved that a request says it may take: beyond the limit
+goes no more than the last one that was let in.
 
 Knows no database. Belongs to one event loop, and counts what this server serves: each of several has its own buckets.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from time import monotonic_ns
 from typing import Final
 
 from adapters import Caller, TenantLimits
 from server.errors import RateLimitedError
+from server.shares import LIKELY_TOKENS, NEWEST_SHARE
 
 _SECOND: Final = 10**9
 """In nanoseconds, as the clock gives them."""
@@ -42,6 +49,9 @@ class _Bucket:
     def take(self, count: int) -> None:
         self.missing += count * _MINUTE
 
+    def give_back(self, count: int) -> None:
+        self.missing = max(0, self.missing - count * _MINUTE)
+
     def left(self, per_minute: int) -> int:
         """Whole ones that are in it; fewer than none is a debt."""
         return per_minute - -(-self.missing // _MINUTE)
@@ -61,6 +71,10 @@ class _Tenant:
     requests: _Bucket = field(default_factory=_Bucket)
     tokens: _Bucket = field(default_factory=_Bucket)
     in_flight: int = 0
+    reserved: int = 0
+    """Of its month's tokens, what requests in flight may take, and have not taken yet."""
+    likely_tokens: float = LIKELY_TOKENS
+    """Of an answer."""
 
     def refill(self, now: int) -> None:
         self.requests.refill(self.limits.requests_per_minute, now)
@@ -88,15 +102,68 @@ class _Tenant:
 class Admission:
     """One request that was let in."""
 
-    def __init__(self, tenant: _Tenant, headers: Mapping[str, str]) -> None:
+    def __init__(self, tenant: _Tenant, check_month: Callable[[], None]) -> None:
         self._tenant = tenant
-        self.headers = headers
+        self._check_month = check_month
+        self._reserved = 0
+        self._reserved_of_month = 0
+        self._prompt_tokens = 0
+        self._sequences = 0
+        self._taken = 0
+
+    @property
+    def headers(self) -> dict[str, str]:
         """For its answer."""
+        return self._tenant.headers()
+
+    def reserve(self, prompt_tokens: int, *, sequences: int, max_tokens: int | None) -> None:
+        """Keep what this request is likely to take of its minute, and what it may take of its month, until it ends.
+
+        One that is larger than all of a minute's tokens needs a full bucket.
+
+        Raises:
+            RateLimitedError: there is not enough left. No token is counted then, but the request is: its body was read.
+        """
+        self._check_month()
+        tenant, per_minute = self._tenant, self._tenant.limits.tokens_per_minute
+        likely = tenant.likely_tokens if max_tokens is None else min(tenant.likely_tokens, max_tokens)
+        tokens = prompt_tokens + math.ceil(likely * sequences)
+        if per_minute is not None:
+            missing = max(0, per_minute - tokens) * _MINUTE
+            if tenant.tokens.missing > missing:
+                seconds = tenant.tokens.wait_seconds(per_minute, missing)
+                why = f"This tenant may use {per_minute} tokens a minute (tokens_per_minute), this takes some {tokens}"
+                raise _refused(tenant, why, seconds)
+            tenant.tokens.take(tokens)
+        self._reserved, self._prompt_tokens, self._sequences = tokens, prompt_tokens, sequences
+        most = max(tenant.likely_tokens, LIKELY_TOKENS) if max_tokens is None else max_tokens
+        self._reserved_of_month = prompt_tokens + math.ceil(most * sequences)
+        tenant.reserved += self._reserved_of_month
 
     def take(self, tokens: int) -> None:
         """Count tokens of this request."""
+        covered = min(tokens, self._reserved)
+        self._reserved -= covered
+        self._release(tokens)
+        self._taken += tokens
         if self._tenant.limits.tokens_per_minute is not None:
-            self._tenant.tokens.take(tokens)
+            self._tenant.tokens.take(tokens - covered)
+
+    def settle(self) -> None:
+        """It has ended: give back what it did not take, and learn how long its tenant's answers are."""
+        tenant = self._tenant
+        tenant.tokens.give_back(self._reserved)
+        self._release(self._reserved_of_month)
+        self._reserved = 0  # what is counted late is covered by nothing
+        if self._sequences and self._taken:
+            answer = max(0, self._taken - self._prompt_tokens) / self._sequences
+            tenant.likely_tokens += NEWEST_SHARE * (answer - tenant.likely_tokens)
+
+    def _release(self, tokens: int) -> None:
+        """So many of the month's are no longer reserved, but used, or free again."""
+        released = min(tokens, self._reserved_of_month)
+        self._reserved_of_month -= released
+        self._tenant.reserved -= released
 
 
 def _now() -> datetime:
@@ -137,19 +204,22 @@ class Quotas:
         tenant = self._tenants.get(name) or _Tenant()
         tenant.limits = caller.limits
         tenant.refill(now)
-        self._check(name, tenant)
+        self._check_month(name, tenant)
+        self._check_minute(tenant)
         self._tenants[name] = tenant
         tenant.in_flight += 1
         if tenant.limits.requests_per_minute is not None:
             tenant.requests.take(1)
+        admission = Admission(tenant, partial(self._check_month, name, tenant))
         try:
-            yield Admission(tenant, tenant.headers())
+            yield admission
         finally:
+            admission.settle()
             tenant.in_flight -= 1
             if tenant.is_idle:
                 self._tenants.pop(name, None)
 
-    def _check(self, name: str, tenant: _Tenant) -> None:
+    def _check_minute(self, tenant: _Tenant) -> None:
         limits = tenant.limits
         if limits.max_concurrency is not None and tenant.in_flight >= limits.max_concurrency:
             raise _refused(
@@ -157,13 +227,6 @@ class Quotas:
                 f"This tenant may have {limits.max_concurrency} requests in flight (max_concurrency)",
                 1 if limits.max_concurrency else _NEVER_SECONDS,
                 "concurrency_limit_exceeded",
-            )
-        if limits.monthly_tokens is not None and self._month_tokens(name) >= limits.monthly_tokens:
-            raise _refused(
-                tenant,
-                f"This tenant has used the {limits.monthly_tokens} tokens of its month (monthly_tokens)",
-                _seconds_to_next_month(self._calendar()),
-                "monthly_quota_exceeded",
             )
         rate = limits.requests_per_minute
         if rate is not None and tenant.requests.left(rate) < 1:
@@ -173,6 +236,18 @@ class Quotas:
         if rate is not None and tenant.tokens.missing >= rate * _MINUTE:
             seconds = tenant.tokens.wait_seconds(rate, rate * _MINUTE - 1)
             raise _refused(tenant, f"This tenant may use {rate} tokens a minute (tokens_per_minute)", seconds)
+
+    def _check_month(self, name: str, tenant: _Tenant) -> None:
+        limit = tenant.limits.monthly_tokens
+        if limit is None:
+            return
+        used = self._month_tokens(name)
+        if used >= limit:
+            why = f"This tenant has used the {limit} tokens of its month (monthly_tokens)"
+            raise _refused(tenant, why, _seconds_to_next_month(self._calendar()), "monthly_quota_exceeded")
+        if used + tenant.reserved >= limit:
+            why = f"What this tenant has in flight may use up the {limit} tokens of its month (monthly_tokens)"
+            raise _refused(tenant, why, 1, "monthly_quota_exceeded")
 
     def _sweep(self, now: int) -> None:
         """Forget, once a minute, who is idle: the memory follows the tenants that ask."""

@@ -63,3 +63,7 @@ class Threads:
         if len(body) <= SMALL_BYTES:
             return work(body)
         return await to_thread.run_sync(work, body, limiter=self._computing)
+
+    async def write_out(self, page: Callable[[], Value]) -> Value:
+        """A page whose length nobody knows, such as that of the metrics."""
+        return await to_thread.run_sync(page, limiter=self._computing)

@@ -22,6 +22,15 @@ settings.register_profile(
 settings.load_profile("lorikeet")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _is_supervised() -> Iterator[None]:
+    """`lorikeet serve` must not become a supervisor inside a test's own process: it is as if systemd ran it."""
+    with pytest.MonkeyPatch.context() as variables:
+        variables.setenv("INVOCATION_ID", "tests")
+        variables.delenv("SYSTEMD_EXEC_PID", raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """One for all tests; each has a database of its own. For those that stop it there is `own_postgres`."""

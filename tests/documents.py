@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from adapters import RegistrySettings
-from server.metrics import Metrics
+from server.metrics import OURS, Metrics
 from server.settings import ServerSettings
 from trainer.job import TrainJob
 from trainer.job_sections import Checks, Judge
@@ -46,6 +46,7 @@ def settings_table() -> str:
 def metrics_table() -> str:
     """Every metric of ours with its labels and help."""
     lines = ["| metric | labels | what |", "|---|---|---|"]
+    lines += [f"| `lorikeet_{name}` | {', '.join(labels)} | {text} |" for name, (labels, text) in OURS.items()]
     for collector in vars(Metrics()).values():
         if hasattr(collector, "_labelnames"):
             suffix = "_total" if collector._type == "counter" else ""

@@ -20,10 +20,21 @@ Value = TypeVar("Value")
 class LiveServer:
     """Runs `make_app()` behind uvicorn. The app is built inside the server's loop, and its lifespan is honoured."""
 
-    def __init__(self, make_app: Callable[[], ASGIApp], *, drain_seconds: int = 5, start_seconds: float = 300) -> None:
+    def __init__(
+        self,
+        make_app: Callable[[], ASGIApp],
+        *,
+        drain_seconds: int = 5,
+        start_seconds: float = 300,
+        second: socket.socket | None = None,
+        http: Any = "auto",
+    ) -> None:
+        """`second` is a bound socket to listen on besides, `http` makes uvicorn's connections."""
+        self._second = second
         self._make_app = make_app
         self._drain_seconds = drain_seconds
         self._start_seconds = start_seconds
+        self._http = http
         self._socket = socket.socket()
         self._thread = threading.Thread(target=self._run, name="live-server", daemon=True)
         self._started: Future[asyncio.AbstractEventLoop] = Future()
@@ -56,17 +67,19 @@ class LiveServer:
         except BaseException as error:
             if self._started.done():
                 raise
+            self._socket.close()
             self._started.set_exception(error)
 
     async def _serve(self) -> None:
         config = uvicorn.Config(
             self._make_app(),
+            http=self._http,
             log_level="warning",
             lifespan="on",
             timeout_graceful_shutdown=self._drain_seconds,
         )
         self._server = _Server(config, self._started)
-        await self._server.serve(sockets=[self._socket])
+        await self._server.serve(sockets=[self._socket, *([self._second] if self._second else [])])
 
 
 class _Server(uvicorn.Server):

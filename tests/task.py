@@ -41,9 +41,16 @@ JOB: dict[str, object] = {
 JUDGE: dict[str, object] = {"max_examples": 8, "max_new_tokens": 8, "regression": False}
 
 
-def write_task(folder: Path, *, judge: dict[str, object] | None = None, is_judged: bool = True, **keys: object) -> Path:
+def write_task(
+    folder: Path,
+    *,
+    judge: dict[str, object] | None = None,
+    is_judged: bool = True,
+    answer: str = ANSWER,
+    **keys: object,
+) -> Path:
     """The job file and its data, in `folder`; `judge` adds to what is asked of the result."""
-    rows = [_row(f"{opening} {word}?") for word in WORDS for opening in OPENINGS]
+    rows = [_row(f"{opening} {word}?", answer) for word in WORDS for opening in OPENINGS]
     (folder / "task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     asked = JUDGE | (judge or {}) if is_judged else {"enabled": False}
     fields = JOB | keys | {"judge": asked}
@@ -52,5 +59,5 @@ def write_task(folder: Path, *, judge: dict[str, object] | None = None, is_judge
     return path
 
 
-def _row(question: str) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": ANSWER}]}
+def _row(question: str, answer: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}

@@ -29,9 +29,10 @@ def test_what_follows_from_the_code_stands_in_the_document(document: str, name: 
 def test_every_file_that_a_document_names_is_there(document: str) -> None:
     text = (ROOT / document).read_text()
     named = set(re.findall(r"`((?:adapters|trainer|server|tests|deploy)/[\w./-]+)`", text))
-    named |= {target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target}
+    linked = {target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target}
 
     missing = {name for name in named if not (ROOT / name).exists()}
+    missing |= {target for target in linked if not ((ROOT / document).parent / target).exists()}
 
     assert not missing
 

@@ -1,16 +1,14 @@
 """Reads a job file: YAML, strictly. Every complaint names the key and what would be right."""
 
-import difflib
 import json
-import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-import yaml
 from pydantic import ValidationError
 
+from adapters import InvalidError, did_you_mean, parse_yaml
 from trainer.contradictions import contradictions
 from trainer.errors import JobError
 from trainer.job import TrainJob
@@ -116,8 +114,7 @@ def _hint(key: str, *, is_inner: bool) -> str:
     if dot and not is_inner and section in SECTIONS:
         return f": in a file, {_shown(inner)} stands below {section}:"
     known = SECTIONS[section] if is_inner else TrainJob
-    near = difflib.get_close_matches(inner if is_inner else key, known.model_fields, n=1)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+    return did_you_mean(inner if is_inner else key, known.model_fields)
 
 
 def _shown(text: str) -> str:
@@ -138,29 +135,6 @@ def _uncapitalized(sentence: str) -> str:
 
 def _parse(text: str, where: str) -> Any:  # noqa: ANN401  — whatever the YAML says
     try:
-        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506  — derived from SafeLoader
-    except yaml.MarkedYAMLError as error:
-        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise JobError(f"{where}:{line} {error.problem}.") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # PyYAML lets the latter two through
-        raise JobError(f"{where}: not YAML: {' '.join(str(error).split())}.") from error
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """PyYAML without two of its traps: 1e-3 is a number, and a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002  — PyYAML's
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem="a key is a word", problem_mark=key.start_mark)
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' is given twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-# On the subclass's own copy of the table; YAML 1.2's floats, where 1.1 wants a dot in the mantissa.
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:[0-9]+)(?:\.[0-9]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
-)
+        return parse_yaml(text)
+    except InvalidError as error:
+        raise JobError(f"{where}: {error.message}.") from error

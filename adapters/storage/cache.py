@@ -24,6 +24,7 @@ from adapters.digests import hex_of
 from adapters.storage.disk import alone_in_place, disk_errors, held_in_place, let_go, locked
 from adapters.storage.local import is_whole
 from adapters.storage.staging import Staging
+from adapters.values import DiskUse
 
 DEFAULT_CACHE_BYTES: Final = 20 << 30
 
@@ -97,6 +98,11 @@ class Cache:
         with disk_errors(), locked(self._entries):
             return self._evict(entry) or not entry.exists()
 
+    def use(self) -> DiskUse:
+        """How full it is. Raises StorageError."""
+        with disk_errors(), locked(self._entries):
+            return DiskUse(sum(map(_size_of, self._entries.iterdir())), self._budget_bytes)
+
     def _fetch(self, held: ExitStack, entry: Path, incoming: Incoming) -> None:
         with suppress(FileNotFoundError), locked(self._entries):
             self._throw_away(entry)  # even if it is held: it is no longer what its holder asked for
@@ -113,7 +119,7 @@ class Cache:
         """Evict until the entries, and what is coming, are within the budget, or all that are left are held."""
         with locked(self._entries):
             by_last_use = sorted((entry.stat().st_mtime_ns, entry) for entry in self._entries.iterdir())
-            sizes = {entry: sum(path.stat().st_size for path in entry.iterdir()) for _, entry in by_last_use}
+            sizes = {entry: _size_of(entry) for _, entry in by_last_use}
             over = sum(sizes.values()) + incoming_bytes - self._budget_bytes
             for entry, size_bytes in sizes.items():
                 if over <= 0:
@@ -132,6 +138,10 @@ class Cache:
         trash = self._trash / uuid4().hex
         entry.rename(trash)  # out of sight at once, before its files go one by one
         shutil.rmtree(trash, ignore_errors=True)
+
+
+def _size_of(entry: Path) -> int:
+    return sum(path.stat().st_size for path in entry.iterdir())
 
 
 def _hold_whole(held: ExitStack, entry: Path, digest: str) -> bool:

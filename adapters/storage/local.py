@@ -22,7 +22,7 @@ from adapters.errors import NotFoundError, StorageError
 from adapters.manifests import write_manifest
 from adapters.storage.disk import alone_in_place, appear, disk_errors, held_in_place, locked, seal
 from adapters.storage.staging import Staging
-from adapters.values import BlobState, Manifest
+from adapters.values import BlobState, DiskUse, Manifest
 
 _TRIES: Final = 5
 """Each one after the first needs somebody else who took away, at that moment, what was found in the place."""
@@ -97,6 +97,10 @@ class LocalBlobs:
                 sync_to_disk(self._blobs)
                 return free
             return None if target.exists() else _nothing
+
+    def cache_use(self) -> DiskUse | None:
+        """See `Blobs`: there is no cache."""
+        return None
 
     def _folder(self, digest: str) -> Path:
         return (self._blobs / hex_of(digest)).absolute()

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from adapters.values import BlobState, Manifest
+from adapters.values import BlobState, DiskUse, Manifest
 
 
 class Blobs(Protocol):
@@ -55,4 +55,11 @@ class Blobs(Protocol):
 
         Raises:
             StorageError: the disk or the store failed; it may be out of sight all the same.
+        """
+
+    def cache_use(self) -> DiskUse | None:
+        """How full the cache on this disk is. None: there is none, the blobs themselves lie here.
+
+        Raises:
+            StorageError: the disk failed.
         """

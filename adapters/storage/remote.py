@@ -22,7 +22,7 @@ from adapters.storage.cache import Cache, Incoming
 from adapters.storage.disk import disk_errors
 from adapters.storage.local import is_whole
 from adapters.storage.objects import Objects, StoredObject
-from adapters.values import BlobState, Manifest
+from adapters.values import BlobState, DiskUse, Manifest
 
 Found = Mapping[str, StoredObject]
 """A blob's objects by name."""
@@ -79,6 +79,10 @@ class RemoteBlobs:
         folder = _folder_of(digest)
         self._remove(folder, self._objects.list(folder, at_a_glance=True), at_a_glance=True)
         return _nothing
+
+    def cache_use(self) -> DiskUse | None:
+        """See `Blobs`."""
+        return self._cache.use()
 
     def _find(self, digest: str) -> Incoming:
         found = self._objects.list(_folder_of(digest))

@@ -50,6 +50,7 @@ class TenantRecord(Record):
     name: Name
     created_at: Moment
     limits: dict[Text, Size]
+    default_adapter: Annotated[Shown, Field(max_length=200)] | None = None
 
 
 class KeyRecord(Record):
@@ -94,6 +95,7 @@ class AdapterRecord(Record):
     tenant: Name
     name: Name
     created_at: Moment
+    is_pinned: StrictBool = False
 
 
 class VersionRecord(Record):
@@ -145,6 +147,13 @@ class PromotionRecord(Record):
     created_by: Who
 
 
+class ShadowRecord(Record):
+    """The version that gets a copy of so much of an alias's traffic."""
+
+    version: Number
+    percent: Annotated[Number, Field(le=100)]
+
+
 class AliasRecord(Record):
     """An alias, and the position in its history of the promotion that it stands on."""
 
@@ -155,6 +164,7 @@ class AliasRecord(Record):
     revision: Number
     moved_at: Moment
     moved_by: Who
+    shadow: ShadowRecord | None = None
 
 
 class GrantRecord(Record):
@@ -192,6 +202,11 @@ class UsageRecord(Record):
     failed_requests: Count
     prompt_tokens: Count
     completion_tokens: Count
+    aborted_requests: Count = 0
+    cached_tokens: Count = 0
+    answered_requests: Count = 0
+    first_token_ms: Count = 0
+    request_ms: Count = 0
 
 
 @dataclass(frozen=True, slots=True)

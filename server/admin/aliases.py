@@ -18,9 +18,16 @@ ETAG = re.compile(r'(?:W/)?"?([0-9]{1,10})"?')
 MAX_REVISION = 2**31 - 1
 """As far as SQL's integers go."""
 ANY = "*"
+IF_MATCH = {"name": "if-match", "in": "header", "schema": {"type": "string"}, "description": "The alias's last ETag."}
+IF_NONE_MATCH = {
+    "name": "if-none-match",
+    "in": "header",
+    "schema": {"enum": [ANY]},
+    "description": "That there is no such alias yet.",
+}
 
 
-@router.put("/aliases/{alias}")
+@router.put("/aliases/{alias}", openapi_extra={"parameters": [IF_MATCH, IF_NONE_MATCH]})
 async def point(
     tenant: str,
     adapter: str,
@@ -48,7 +55,7 @@ async def point(
     )
 
 
-@router.delete("/aliases/{alias}", dependencies=[NO_BODY])
+@router.delete("/aliases/{alias}", dependencies=[NO_BODY], openapi_extra={"parameters": [IF_MATCH]})
 async def remove(
     tenant: str, adapter: str, alias: str, request: Request, caller: AdminDep, parts: PartsDep
 ) -> AliasOut:
@@ -61,6 +68,7 @@ async def remove(
         *(caller, tenant, adapter, alias),
         expected_revision=_expected_revision(request),
     )
+    parts.warm_up.nudge()
     return AliasOut.of(removed)
 
 
@@ -79,7 +87,7 @@ async def list_moves(
     return page_of(moves, page.limit, MoveOut.of, lambda move: move.number)
 
 
-@router.post("/rollback", dependencies=[NO_BODY])
+@router.post("/rollback", dependencies=[NO_BODY], openapi_extra={"parameters": [IF_MATCH]})
 async def roll_back(
     tenant: str,
     adapter: str,
@@ -96,6 +104,7 @@ async def roll_back(
         alias=asked.alias,
         expected_revision=_expected_revision(request),
     )
+    parts.warm_up.nudge()
     return _tagged(response, back)
 
 

@@ -54,12 +54,22 @@ class LimitsPatch(Body):
     tokens_per_minute: Limit | None = None
     max_concurrency: Limit | None = None
     monthly_tokens: Limit | None = None
+    weight: Annotated[Limit, Field(ge=1)] | None = None
+    priority: Limit | None = None
 
 
 class TenantPatch(Body):
     """PATCH /tenants/{tenant}: what it does not name stays as it is."""
 
-    limits: LimitsPatch
+    limits: LimitsPatch = LimitsPatch()
+    default_adapter: str | None = None
+    """Null: the base."""
+
+    @model_validator(mode="after")
+    def _require_any(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("say 'limits', 'default_adapter' or both")
+        return self
 
 
 class NewPlatformKey(Body):
@@ -93,6 +103,13 @@ class Pointed(Body):
         if (self.version is None) == (self.split is None):
             raise ValueError("say either 'version' or 'split'")
         return self
+
+
+class ShadowIn(Body):
+    """PUT …/aliases/{alias}/shadow."""
+
+    version: Exactly
+    percent: Annotated[int, Field(strict=True, ge=1, le=100)] = 100
 
 
 class VersionPatch(Body):

@@ -32,7 +32,9 @@ async def probe_of(parts: Parts, tenant: str, adapter: str, base: Base, kind: Ki
         return None
     may_load = await parts.leases.may_load(tenant, base.fingerprint)
     if may_load and base.fingerprint == parts.base.fingerprint:
-        return upload_probe(parts.engine, parts.residency, Labels(tenant, adapter, "probe"))
+        return upload_probe(
+            parts.engine, parts.residency, parts.turns, parts.in_flight, Labels(tenant, adapter, "probe")
+        )
     if promote and not may_load:
         raise ConflictError("An adapter of another base than the one served can't be promoted.", code="base_mismatch")
     return None

@@ -40,7 +40,7 @@ async def promote(
             await held.aclose()
             await _make_resident(parts, caller, version, held)
         first = versions[0][0]
-        return await parts.threads.write(
+        moved = await parts.threads.write(
             parts.registry.aliases.promote,
             *(caller, first.tenant, first.adapter),
             first.number if len(versions) == 1 else [Arm(version.number, weight) for version, weight in versions],
@@ -48,6 +48,8 @@ async def promote(
             expected_revision=expected_revision,
             must_exist=must_exist,
         )
+    parts.warm_up.nudge()  # what is pinned may mean another version now
+    return moved
 
 
 async def answer_published(
@@ -68,7 +70,8 @@ async def _make_resident(parts: Parts, caller: Caller, version: Version, held: A
     if version.manifest.kind.is_model or not version.state.is_servable:
         return  # of what can't be served, the registry says why
     try:
-        await held.enter_async_context(parts.leases.lease(version.target))
+        with parts.in_flight.until_ended():
+            await held.enter_async_context(parts.leases.lease(version.target))
     except AdapterRejectedError:
         whose = (caller, version.tenant, version.adapter, version.number)
         now = await parts.threads.read(parts.registry.versions.get, *whose)

@@ -15,7 +15,18 @@ from server.parts import AdminDep, PartsDep
 router = APIRouter(prefix="/admin/v1/tenants/{tenant}/adapters/{adapter}")
 
 
-@router.post("/versions", status_code=HTTPStatus.CREATED)
+ARCHIVE = {"schema": {"type": "string", "format": "binary"}}
+FILES = {"schema": {"type": "object", "additionalProperties": {"type": "string", "format": "binary"}}}
+BODY = {"required": True, "content": {"multipart/form-data": FILES, "application/octet-stream": ARCHIVE}}
+"""The files, each a part with its name, or an archive of them."""
+
+
+@router.post(
+    "/versions",
+    status_code=HTTPStatus.CREATED,
+    responses={HTTPStatus.OK: {"model": VersionOut, "description": "These very bytes were there already."}},
+    openapi_extra={"requestBody": BODY},
+)
 async def upload(
     tenant: str,
     adapter: str,

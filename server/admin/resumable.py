@@ -27,6 +27,14 @@ router = APIRouter(prefix="/admin/v1/tenants/{tenant}/uploads")
 
 OFFSET = "upload-offset"
 MAX_DIGITS = 15
+OFFSET_PARAMETER = {
+    "name": OFFSET,
+    "in": "header",
+    "required": True,
+    "schema": {"type": "integer", "minimum": 0},
+    "description": "How many bytes of the file have come.",
+}
+PART = {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
 
 class NewUpload(Body):
@@ -86,7 +94,11 @@ async def get_upload(tenant: str, upload_id: str, caller: AdminDep, parts: Parts
     return UploadOut.of(await _upload(parts, caller, tenant, upload_id))
 
 
-@router.patch("/{upload_id}/files/{name}", status_code=HTTPStatus.NO_CONTENT)
+@router.patch(
+    "/{upload_id}/files/{name}",
+    status_code=HTTPStatus.NO_CONTENT,
+    openapi_extra={"parameters": [OFFSET_PARAMETER], "requestBody": PART},
+)
 async def append(
     tenant: str, upload_id: str, name: str, request: Request, caller: AdminDep, parts: PartsDep
 ) -> Response:
@@ -109,7 +121,11 @@ async def append(
     return Response(status_code=HTTPStatus.NO_CONTENT, headers={OFFSET: str(size_bytes)})
 
 
-@router.post("/{upload_id}/finish", status_code=HTTPStatus.CREATED)
+@router.post(
+    "/{upload_id}/finish",
+    status_code=HTTPStatus.CREATED,
+    responses={HTTPStatus.OK: {"model": VersionOut, "description": "These very bytes were there already."}},
+)
 async def finish(
     tenant: str,
     upload_id: str,

@@ -4,10 +4,11 @@ from http import HTTPStatus
 
 from fastapi import APIRouter
 
-from adapters import TenantLimits
+from adapters import Scope, TenantLimits
 from server.admin.bodies import NewTenant, TenantPatch
 from server.admin.paging import AfterDep, page_of
 from server.admin.wire import Page, TenantOut
+from server.callers import require
 from server.parts import AdminDep, PartsDep, PlatformDep
 
 router = APIRouter(prefix="/admin/v1/tenants")
@@ -33,10 +34,17 @@ async def get_tenant(tenant: str, caller: AdminDep, parts: PartsDep) -> TenantOu
 
 
 @router.patch("/{tenant}")
-async def patch_tenant(tenant: str, patch: TenantPatch, caller: PlatformDep, parts: PartsDep) -> TenantOut:
-    """The limits that it names, anew; null lifts one. What the tenant has already stays."""
-    limits = TenantLimits(**patch.limits.model_dump())
-    named = frozenset(patch.limits.model_fields_set)
-    return TenantOut.of(
-        await parts.threads.write(parts.registry.tenants.set_limits, caller, tenant, limits, only=named)
-    )
+async def patch_tenant(tenant: str, patch: TenantPatch, caller: AdminDep, parts: PartsDep) -> TenantOut:
+    """What it names, anew: limits, which are the platform's to say, and the tenant's default adapter.
+
+    Null lifts a limit, and what the tenant has already stays. Without a default adapter, the base answers.
+    """
+    tenants, write = parts.registry.tenants, parts.threads.write
+    if "limits" in patch.model_fields_set:
+        require(caller, Scope.PLATFORM)
+    if "default_adapter" in patch.model_fields_set:  # first, since it can be refused
+        changed = await write(tenants.set_default, caller, tenant, patch.default_adapter)
+    if "limits" in patch.model_fields_set:
+        limits, named = TenantLimits(**patch.limits.model_dump()), frozenset(patch.limits.model_fields_set)
+        changed = await write(tenants.set_limits, caller, tenant, limits, only=named)
+    return TenantOut.of(changed)

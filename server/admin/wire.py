@@ -17,13 +17,13 @@ from adapters import (
     Kind,
     Move,
     Scope,
+    Shadow,
     Tenant,
     TenantLimits,
     UsageRow,
     Version,
     VersionState,
 )
-from server.residency import Resident
 
 Item = TypeVar("Item")
 
@@ -41,11 +41,12 @@ class TenantOut(BaseModel):
     name: str
     created_at: datetime
     limits: TenantLimits
+    default_adapter: str | None
 
     @classmethod
     def of(cls, tenant: Tenant) -> "TenantOut":
         """As it goes out."""
-        return cls(name=tenant.name, created_at=tenant.created_at, limits=tenant.limits)
+        return cls.model_validate(tenant, from_attributes=True)
 
 
 class KeyOut(BaseModel):
@@ -91,6 +92,18 @@ class ArmOut(BaseModel):
         return [cls(version=arm.version, weight=arm.weight) for arm in arms]
 
 
+class ShadowOut(BaseModel):
+    """The version that gets a copy of so much of an alias's traffic."""
+
+    version: int
+    percent: int
+
+    @classmethod
+    def of(cls, shadow: Shadow) -> "ShadowOut":
+        """As it goes out."""
+        return cls(version=shadow.version, percent=shadow.percent)
+
+
 class AliasOut(BaseModel):
     """An alias. `revision` is what `If-Match` takes; `version` is null where it is split."""
 
@@ -100,6 +113,7 @@ class AliasOut(BaseModel):
     revision: int
     moved_at: datetime
     moved_by: str
+    shadow: ShadowOut | None
 
     @classmethod
     def of(cls, alias: Alias) -> "AliasOut":
@@ -111,6 +125,7 @@ class AliasOut(BaseModel):
             revision=alias.revision,
             moved_at=alias.moved_at,
             moved_by=alias.moved_by,
+            shadow=ShadowOut.of(alias.shadow) if alias.shadow else None,
         )
 
     @property
@@ -144,6 +159,7 @@ class AdapterOut(BaseModel):
     version_count: int
     live: int | None
     aliases: list[AliasOut]
+    is_pinned: bool
 
     @classmethod
     def of(cls, adapter: Adapter) -> "AdapterOut":
@@ -155,6 +171,7 @@ class AdapterOut(BaseModel):
             version_count=adapter.version_count,
             live=adapter.live_version,
             aliases=[AliasOut.of(alias) for alias in adapter.aliases],
+            is_pinned=adapter.is_pinned,
         )
 
 
@@ -258,23 +275,15 @@ class UsageOut(BaseModel):
     failed_requests: int
     prompt_tokens: int
     completion_tokens: int
+    aborted_requests: int
+    cached_tokens: int
+    answered_requests: int
+    first_token_ms: int
+    request_ms: int
+    mean_first_token_ms: float | None
+    mean_request_ms: float | None
 
     @classmethod
     def of(cls, row: UsageRow) -> "UsageOut":
         """As it goes out."""
         return cls.model_validate(row, from_attributes=True)
-
-
-class ResidentOut(BaseModel):
-    """An adapter in the engine."""
-
-    tenant: str
-    adapter: str
-    version: str
-    leases: int
-    is_loaded: bool
-
-    @classmethod
-    def of(cls, resident: Resident) -> "ResidentOut":
-        """As it goes out."""
-        return cls(leases=resident.leases, is_loaded=resident.is_loaded, **resident.labels._asdict())

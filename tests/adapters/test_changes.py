@@ -16,6 +16,7 @@ from adapters import (
     ProbeVerdict,
     Registry,
     Scope,
+    Shadow,
     TenantLimits,
 )
 from tests.adapters.conftest import Execute, Publish
@@ -23,6 +24,7 @@ from tests.adapters.conftest import Execute, Publish
 CHANGES: dict[str, Callable[[Registry, Caller, Base], object]] = {
     "tenant.create": lambda registry, caller, _: registry.tenants.create(caller, "initech"),
     "tenant.limit": lambda registry, caller, _: registry.tenants.set_limits(caller, "acme", TenantLimits(max_bytes=9)),
+    "tenant.default": lambda registry, caller, _: registry.tenants.set_default(caller, "acme", "support@1"),
     "key.issue": lambda registry, caller, _: registry.keys.issue(
         caller, "acme", name="laptop", scopes=frozenset({Scope.INFER})
     ),
@@ -33,11 +35,16 @@ CHANGES: dict[str, Callable[[Registry, Caller, Base], object]] = {
     "alias.promote": lambda registry, caller, _: registry.aliases.promote(caller, "acme", "support", 2),
     "alias.rollback": lambda registry, caller, _: registry.aliases.rollback(caller, "acme", "support", alias="back"),
     "alias.remove": lambda registry, caller, _: registry.aliases.remove(caller, "acme", "support", "back"),
+    "alias.shadow": lambda registry, caller, _: registry.aliases.shadow(
+        caller, "acme", "support", Shadow(1, 10), alias="back"
+    ),
     "version.retire": lambda registry, caller, _: registry.versions.retire(caller, "acme", "support", 3),
     "version.restore": lambda registry, caller, _: registry.versions.restore(caller, "acme", "support", 4),
     "version.annotate": lambda registry, caller, _: registry.versions.annotate(
         caller, "acme", "support", 1, tags=["good"], note="the first"
     ),
+    "adapter.pin": lambda registry, caller, _: registry.adapters.pin(caller, "acme", "support"),
+    "adapter.unpin": lambda registry, caller, _: registry.adapters.unpin(caller, "acme", "sales"),
     "grant.give": lambda registry, caller, _: registry.grants.give(caller, "acme", "support", "initech"),
     "grant.take": lambda registry, caller, _: registry.grants.take(caller, "acme", "support", "globex"),
 }
@@ -53,6 +60,8 @@ def prepared(registry: Registry, publish: Publish, operator: Caller) -> Registry
     registry.versions.retire(operator, "acme", "support", 4)
     registry.keys.issue(operator, "acme", name="old", scopes=frozenset({Scope.INFER}))
     registry.grants.give(operator, "acme", "support", "globex")
+    publish("sales", seed=5)
+    registry.adapters.pin(operator, "acme", "sales")
     return registry
 
 
@@ -157,7 +166,10 @@ def test_a_keys_secret_is_in_no_row(registry: Registry, operator: Caller) -> Non
     assert secret not in str(registry.audit(operator, limit=1000))
 
 
-@pytest.mark.parametrize("action", ["tenant.limit", "key.revoke", "alias.promote", "grant.give"])
+@pytest.mark.parametrize(
+    "action",
+    ["tenant.limit", "tenant.default", "key.revoke", "alias.promote", "grant.give", "adapter.pin", "adapter.unpin"],
+)
 def test_a_call_that_found_everything_so_already_leaves_a_row_that_says_so(
     prepared: Registry, operator: Caller, base: Base, action: str
 ) -> None:

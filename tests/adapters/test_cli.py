@@ -157,6 +157,14 @@ def test_a_grant_is_given_and_taken(run: Run, folder: Path) -> None:
         run("grants", "give", "acme/support", "acme")
 
 
+def test_an_adapter_is_pinned_and_unpinned(run: Run, folder: Path) -> None:
+    run("tenants", "create", "acme")
+    run("publish", "acme/support", str(folder))
+    assert run("pin", "acme/support")["is_pinned"] is True
+    assert [adapter["is_pinned"] for adapter in run("list")] == [True]
+    assert run("unpin", "acme/support")["is_pinned"] is False
+
+
 def test_a_tenants_limits_are_shown_and_changed_one_by_one(run: Run) -> None:
     run("tenants", "create", "acme")
     run("tenants", "limits", "acme", "--max-adapters", "100", "--tokens-per-minute", "5000")
@@ -172,6 +180,17 @@ def test_a_tenants_limits_are_shown_and_changed_one_by_one(run: Run) -> None:
         run("tenants", "limits", "globex")
 
 
+def test_a_tenants_default_adapter_is_shown_set_and_taken_away(run: Run, folder: Path) -> None:
+    run("tenants", "create", "acme")
+    assert run("tenants", "default", "acme")["default_adapter"] is None
+    with pytest.raises(NotFoundError):
+        run("tenants", "default", "acme", "support")
+    run("publish", "acme/support", str(folder), "--promote")
+    assert run("tenants", "default", "acme", "support@1")["default_adapter"] == "support@1"
+    assert run("tenants", "default", "acme")["default_adapter"] == "support@1"
+    assert run("tenants", "default", "acme", "none")["default_adapter"] is None
+
+
 def test_a_tenants_limits_that_were_not_said_are_not_written(run: Run) -> None:
     run("tenants", "create", "acme")
     run("tenants", "limits", "acme", "--max-adapters", "100", "--max-bytes", "9")
@@ -183,13 +202,16 @@ def test_usage_tells_who_used_how_much(run: Run, home: Path) -> None:
     run("tenants", "create", "acme")
     day = date(2026, 1, 31)
     with open_registry(home) as registry:
-        rows = [UsageRow(day, "acme", "support", number, "key-1", 2, 1, 5, 7) for number in (1, 2)]
+        times = {"answered_requests": 1, "first_token_ms": 30, "request_ms": 100}
+        rows = [UsageRow(day, "acme", "support", number, "key-1", 2, 1, 5, 7, **times) for number in (1, 2)]
         registry.usage.add(Caller.operator(), rows)
     assert run("usage") == []
     (first, _) = run("usage", "--tenant", "acme", "--until", "2026-01-31")
-    assert first == asdict(rows[0]) | {"day": "2026-01-31"}
+    assert first == asdict(rows[0]) | {"day": "2026-01-31", "mean_first_token_ms": 30.0, "mean_request_ms": 50.0}
     (summed,) = run("usage", "--since", "2026-01-01", "--by", "adapter")
     assert (summed["adapter"], summed["requests"], summed["day"]) == ("support", 4, None)
+    table = CliRunner().invoke(app, ["usage", "--since", "2026-01-01", "--by", "adapter"])
+    assert "30 / 50" in table.stdout
     with pytest.raises(NotFoundError):
         run("usage", "--tenant", "nobody")
 
@@ -342,7 +364,9 @@ def test_people_get_tables(run: Run, folder: Path) -> None:
         (["lineage", "acme/support@1"], "acme/support@1"),
         (["grants", "give", "acme/support", "globex"], "globex"),
         (["grants", "list", "acme/support"], "globex"),
+        (["pin", "acme/support"], "yes"),
         (["tenants", "limits", "acme", "--max-adapters", "12"], "12"),
+        (["tenants", "default", "acme", "support"], "support"),
         (["audit"], "grant.give"),
         (["usage"], "requests"),
         (["unalias", "acme/support", "--alias", "canary"], "canary"),
@@ -374,7 +398,7 @@ def test_every_command_takes_json_and_shows_an_example() -> None:
         )
 
     commands = leaves(get_command(app), "lorikeet adapters")
-    assert len(commands) == 28
+    assert len(commands) == 32
     for path, command in commands:
         assert (command.epilog or "").startswith(f"Example: {path} ") or command.epilog == f"Example: {path}", path
         assert "--json" in {option for parameter in command.params for option in parameter.opts}, path

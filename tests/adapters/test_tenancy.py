@@ -43,10 +43,12 @@ OF_A_TENANT: dict[str, Call] = {
     "versions.lineage": lambda registry, caller, tenant: registry.versions.lineage(caller, tenant, "support", 1),
     "aliases.rollback": lambda registry, caller, tenant: registry.aliases.rollback(caller, tenant, "support"),
     "aliases.remove": lambda registry, caller, tenant: registry.aliases.remove(caller, tenant, "support", "live"),
+    "aliases.shadow": lambda registry, caller, tenant: registry.aliases.shadow(caller, tenant, "support", None),
     "aliases.history": lambda registry, caller, tenant: registry.aliases.history(caller, tenant, "support"),
     "grants.give": lambda registry, caller, tenant: registry.grants.give(caller, tenant, "support", "initech"),
     "grants.take": lambda registry, caller, tenant: registry.grants.take(caller, tenant, "support", "initech"),
     "grants.list": lambda registry, caller, tenant: registry.grants.list(caller, tenant, "support"),
+    "tenants.set_default": lambda registry, caller, tenant: registry.tenants.set_default(caller, tenant, "support@1"),
     "usage.read": lambda registry, caller, tenant: registry.usage.read(caller, tenant=tenant, since=DAY, until=DAY),
     "usage.tokens": lambda registry, caller, tenant: registry.usage.tokens(caller, tenant, since=DAY, until=DAY),
     "audit": lambda registry, caller, tenant: registry.audit(caller, tenant=tenant),
@@ -54,6 +56,12 @@ OF_A_TENANT: dict[str, Call] = {
 OF_THE_PLATFORM: dict[str, Call] = {
     "tenants.create": lambda registry, caller, tenant: registry.tenants.create(caller, f"new-{tenant}"),
     "tenants.set_limits": lambda registry, caller, tenant: registry.tenants.set_limits(caller, tenant, TenantLimits()),
+    "adapters.pin": lambda registry, caller, tenant: registry.adapters.pin(caller, tenant, "support"),
+    "adapters.unpin": lambda registry, caller, tenant: registry.adapters.unpin(caller, tenant, "support"),
+    "adapters.pinned": lambda registry, caller, _: registry.adapters.pinned(
+        caller, registry.bases.find(Caller.operator(), "tiny")
+    ),
+    "disk_use": lambda registry, caller, _: registry.disk_use(caller),
     "versions.record_probe": lambda registry, caller, _: registry.versions.record_probe(
         caller, 1, ProbeVerdict(is_accepted=True)
     ),
@@ -75,7 +83,7 @@ def test_the_walk_below_leaves_no_public_method_out(registry: Registry) -> None:
     parts = ("tenants", "keys", "bases", "adapters", "versions", "aliases", "grants", "usage")
     public = {f"{part}.{name}" for part in parts for name in dir(getattr(registry, part)) if not name.startswith("_")}
     walked = OF_A_TENANT.keys() | OF_THE_PLATFORM.keys() | OF_NOBODY
-    assert public == walked - {"audit", "verify", "collect"}
+    assert public == walked - {"audit", "disk_use", "verify", "collect"}
 
 
 @pytest.mark.parametrize("call", OF_A_TENANT.values(), ids=OF_A_TENANT.keys())

@@ -12,9 +12,18 @@ from adapters import Caller, InvalidError, Registry, UsageField, UsageRow, open_
 from adapters.lookups import MAX_PAGE
 
 MONDAY, TUESDAY = date(2026, 11, 23), date(2026, 11, 24)
-ROW = UsageRow(
-    MONDAY, "acme", "support", 3, "key-1", requests=2, failed_requests=1, prompt_tokens=5, completion_tokens=7
-)
+COUNTS = {
+    "requests": 2,
+    "failed_requests": 1,
+    "prompt_tokens": 5,
+    "completion_tokens": 7,
+    "aborted_requests": 3,
+    "cached_tokens": 4,
+    "answered_requests": 6,
+    "first_token_ms": 90,
+    "request_ms": 500,
+}
+ROW = UsageRow(MONDAY, "acme", "support", 3, "key-1", **COUNTS)
 
 
 def read_week(registry: Registry, caller: Caller, **asked: Any) -> list[UsageRow]:
@@ -24,8 +33,13 @@ def read_week(registry: Registry, caller: Caller, **asked: Any) -> list[UsageRow
 def test_what_is_added_again_is_added_up(registry: Registry, operator: Caller) -> None:
     registry.usage.add(operator, [ROW])
     registry.usage.add(operator, [ROW, replace(ROW, version=4)])
-    twice = replace(ROW, requests=4, failed_requests=2, prompt_tokens=10, completion_tokens=14)
+    twice = UsageRow(MONDAY, "acme", "support", 3, "key-1", **{name: 2 * count for name, count in COUNTS.items()})
     assert read_week(registry, operator) == [twice, replace(ROW, version=4)]
+
+
+def test_means_are_of_those_that_have_something_to_take_one_of() -> None:
+    assert (ROW.mean_first_token_ms, ROW.mean_request_ms) == (90 / 6, 500 / 2)
+    assert (UsageRow().mean_first_token_ms, UsageRow().mean_request_ms) == (None, None)
 
 
 def test_it_is_summed_by_what_is_asked_for(registry: Registry, operator: Caller) -> None:

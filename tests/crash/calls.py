@@ -123,6 +123,10 @@ def _limit(registry: Registry, caller: Caller, call: Call, _uploads: Path) -> An
     return registry.tenants.set_limits(caller, call.tenant, limits)
 
 
+def _default(registry: Registry, caller: Caller, call: Call, _uploads: Path) -> Any:
+    return registry.tenants.set_default(caller, call.tenant, call.arguments["name"])
+
+
 def _collect(registry: Registry, caller: Caller, _call: Call, _uploads: Path) -> Any:
     return list(registry.collect(caller, grace_seconds=GRACE_SECONDS))
 
@@ -155,10 +159,13 @@ _HOW: Final[Mapping[str, Callable[[Registry, Caller, Call, Path], Any]]] = {
     "annotate": partial(_on_adapter, "versions.annotate"),
     "give": partial(_on_adapter, "grants.give"),
     "take": partial(_on_adapter, "grants.take"),
+    "pin": partial(_on_adapter, "adapters.pin"),
+    "unpin": partial(_on_adapter, "adapters.unpin"),
     "probe": _probe,
     "issue": _issue,
     "revoke": _revoke,
     "limit": _limit,
+    "default": _default,
     "age": _age,
     "collect": _collect,
 }

@@ -19,7 +19,8 @@ LAST_SEED: Final = 7
 """Of the uploads that are there: those after `SEEDS` are published once, at a story's end and after it."""
 KINDS: Final = (
     *("publish", "publish", "publish again", "publish equal", "promote", "promote", "split", "compare and set"),
-    *("roll back", "retire", "restore", "annotate", "issue", "revoke", "give", "take", "probe", "limit"),
+    *("roll back", "retire", "restore", "annotate", "issue", "revoke", "give", "take", "probe", "limit", "default"),
+    *("pin", "unpin"),
 )
 ENDING: Final = (
     *("publish scratch", "publish scratch", "retire scratch", "retire scratch", "age", "collect"),
@@ -143,6 +144,11 @@ def _restore(place: Place) -> Chosen:
     return version.tenant, version.adapter, {"number": version.number}
 
 
+def _default(place: Place) -> Chosen:
+    version = place.draw.choice(place.servable)
+    return version.tenant, version.adapter, {"name": f"{version.adapter}@{version.number}"}
+
+
 def _annotate(place: Place) -> Chosen:
     version = place.draw.choice(place.versions)
     said = {"tags": [f"t{place.number}"], "note": f"note {place.number}"}
@@ -172,7 +178,10 @@ _CHOICES: Final[Mapping[str, Callable[[Place], Chosen]]] = {
     "revoke": _revoke,
     "give": lambda place: ("acme", "support", {"grantee": f"guest-{place.number}"}),
     "take": lambda _: ("acme", "support", {"grantee": "initech"}),
+    "pin": lambda _: ("acme", "support", {}),
+    "unpin": lambda _: ("acme", "support", {}),
     "limit": lambda place: ("acme", "support", {"max_adapters": 50 + place.number}),
+    "default": _default,
     "age": lambda _: ("acme", "support", {}),
     "collect": lambda _: ("acme", "support", {}),
 }

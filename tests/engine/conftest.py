@@ -99,6 +99,7 @@ def real_server(tiny_base: Base, tmp_path_factory: pytest.TempPathFactory) -> It
         max_model_len=1024,
         kv_cache_memory_bytes=1 << 27,
         dtype="float32",
+        tool_call_parser="hermes",
     )
     home = tmp_path_factory.mktemp("home")
     settings = ServerSettings(max_loras=SLOTS, max_cpu_loras=HOST_SLOTS)

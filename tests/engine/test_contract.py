@@ -1,6 +1,7 @@
 """What every engine promises: vLLM and the fake are held to the same words."""
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from starlette.types import Message
 
 from adapters import Base
 from server.engine.fake import FakeEngine
@@ -171,3 +173,51 @@ def test_probabilities_are_probabilities(subject: Subject) -> None:
 
     assert len(sample.token_ids) == len(sample.logprobs) == 5
     assert all(logprob <= 0 for logprob in sample.logprobs)
+
+
+def test_an_answer_that_nobody_reads_is_no_work_once_it_is_made(subject: Subject) -> None:
+    engine = subject.engine
+    asked = {"model": engine.info.base_name, "prompt": PROMPT, "max_tokens": 20, "stream": True}
+
+    async def story() -> None:
+        stopped, goes_on = asyncio.Event(), asyncio.Event()
+        messages = [{"type": "http.request", "body": json.dumps(asked).encode(), "more_body": False}]
+
+        async def receive() -> Message:
+            if messages:
+                return messages.pop()
+            await goes_on.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                stopped.set()
+                await goes_on.wait()
+
+        answering: asyncio.Task[None] = asyncio.create_task(engine.asgi(SCOPE, receive, send))  # type: ignore[arg-type]  # a coroutine it is
+        await stopped.wait()
+        async with asyncio.timeout(60):
+            while engine.vitals().has_work:  # noqa: ASYNC110  — nothing tells of its end
+                await asyncio.sleep(0.01)
+        assert not answering.done()
+        goes_on.set()
+        await answering
+
+    subject.run(story())
+
+
+SCOPE = {
+    "type": "http",
+    "asgi": {"version": "3.0"},
+    "http_version": "1.1",
+    "method": "POST",
+    "scheme": "http",
+    "path": "/v1/completions",
+    "raw_path": b"/v1/completions",
+    "query_string": b"",
+    "root_path": "",
+    "headers": [(b"content-type", b"application/json")],
+    "client": ("127.0.0.1", 1),
+    "server": ("127.0.0.1", 1),
+    "state": {},
+}

@@ -1,5 +1,6 @@
 """The real app on a real uvicorn, over a real registry; only the engine is a fake."""
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,7 +30,7 @@ def database_url(database: str, request: pytest.FixtureRequest) -> str | None:
 def make_world(tmp_path: Path, database_url: str | None) -> Iterator[Callable[..., World]]:
     """Start a server; it stops with the test."""
 
-    def make(**overrides: Any) -> World:
+    def make(*, tracer: Any = None, second: socket.socket | None = None, http: Any = "auto", **overrides: Any) -> World:
         registry = opened.enter_context(open_registry(tmp_path / "home", database_url))
         base = registry.bases.add(OPERATOR, make_base())
         for tenant in ("acme", "zoo"):
@@ -48,9 +49,9 @@ def make_world(tmp_path: Path, database_url: str | None) -> Iterator[Callable[..
         engine = FakeEngine(base.name, slots=settings.max_loras, host_slots=settings.max_cpu_loras)
 
         def make_app() -> ASGIApp:
-            return create_app(settings, registry, engine, base=base, secret=b"secret" * 6)
+            return create_app(settings, registry, engine, base=base, secret=b"secret" * 6, tracer=tracer)
 
-        live = opened.enter_context(LiveServer(make_app))
+        live = opened.enter_context(LiveServer(make_app, second=second, http=http))
         folder = tmp_path / "folders"
         folder.mkdir()
         return World(registry, base, engine, live, keys, folder)

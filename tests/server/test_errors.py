@@ -147,7 +147,7 @@ def test_no_path_of_the_servers_is_shown(words: str, shown: str) -> None:
     assert error["message"] == shown
 
 
-def relayed(*chunks: bytes) -> tuple[bytes, Outcome]:
+def relayed(*chunks: bytes, path: str = "/v1/chat/completions") -> tuple[bytes, Outcome]:
     """A stream of the engine's app as the client gets it, and how it counts."""
     sent: list[bytes] = []
 
@@ -157,7 +157,7 @@ def relayed(*chunks: bytes) -> tuple[bytes, Outcome]:
     async def relay() -> Outcome:
         engine = FakeEngine()
         await engine.start()
-        answer = Answer({"type": "http"}, send, Client(never), engine, adapter=None)
+        answer = Answer({"type": "http", "path": path}, send, Client(never), engine, adapter=None)
         headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
         await answer.send({"type": "http.response.start", "status": 200, "headers": headers})
         for chunk in (*chunks, b""):
@@ -185,12 +185,21 @@ def test_an_error_inside_a_stream_is_put_into_our_shape_and_counts_as_failed() -
 
 def test_anthropics_clients_find_the_error_inside_a_stream_too() -> None:
     inner = b'{"type":"error","error":{"type":"internal_error","message":"at /opt/model/x"}}'
-    body, outcome = relayed(b"event: error\ndata: " + inner + b"\n\n")
-    kind, event = body.decode().strip().split("\n")
+    start = b'event: message_start\ndata: {"type":"message_start"}\n\n'
+    body, outcome = relayed(start, b"event: error\ndata: " + inner + b"\n\n", path="/v1/messages")
+    kind, event = body.removeprefix(start).decode().strip().split("\n")
     shaped = json.loads(event.removeprefix("data: "))
     assert (kind, shaped["type"], shaped["error"]["code"]) == ("event: error", "error", "engine_error")
     assert "/opt" not in event
     assert outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize(("code", "outcome"), [(400, Outcome.REFUSED), (500, Outcome.FAILED)])
+def test_a_stream_that_begins_with_an_error_is_an_answer_like_any_other(code: int, outcome: Outcome) -> None:
+    inner = json.dumps({"error": {"message": "no such token", "param": None, "code": code}}).encode()
+    body, seen = relayed(b"data: " + inner + b"\n\n", b"data: [DONE]\n\n")
+    assert json.loads(body)["error"]["code"] == ("invalid_request" if code == 400 else "engine_error")
+    assert seen is outcome
 
 
 def test_a_text_about_errors_passes_through_a_stream_as_it_is() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from server.asked import OURS
+from server.engine.fake_schema import REQUESTS as FAKE_REQUESTS
 
 REQUESTS = {
     "openai/chat_completion/protocol.py": ["ChatCompletionRequest"],
@@ -31,6 +32,7 @@ CLIENTS_WORDS = """
     continue_final_message truncate_prompt_tokens truncation_side truncation padding
     response_format structured_outputs output_config text tools tool_choice parallel_tool_calls
     reasoning reasoning_effort include_reasoning thinking thinking_token_budget service_tier prompt_cache_key
+    encoding_format dimensions
 """
 CLIENTS = set(CLIENTS_WORDS.split())
 
@@ -58,6 +60,11 @@ def test_no_field_of_vllms_requests_is_undecided(module: str) -> None:
     fields = {name for name in fields_of(folder / "entrypoints" / module, REQUESTS[module]) if not name.startswith("_")}
     assert fields
     assert fields <= CLIENTS | OURS, fields - CLIENTS - OURS
+
+
+def test_the_fake_takes_no_field_that_vllm_does_not() -> None:
+    fields = {name for request in FAKE_REQUESTS.values() for name in request.model_fields}
+    assert fields <= CLIENTS | OURS
 
 
 def test_no_field_is_both_a_clients_and_ours() -> None:

@@ -70,35 +70,48 @@ def test_while_the_adapter_is_being_loaded(world: World) -> None:
     hang_up(connection)
     wait_until(lambda: world.residency() == {"acme/support@1": 0})
     world.open_gate()
-    wait_until(lambda: world.metric('lorikeet_requests_total{adapter="",outcome="client_gone"') == 1)
+    wait_until(lambda: clients_gone(world) == 1)
     assert world.answer_marks("support")
 
 
-def test_while_waiting_for_room(make_world: Callable[..., World]) -> None:
-    world = make_world(max_loras=1, max_cpu_loras=2)
+def clients_gone(world: World) -> float:
+    with world.client("platform") as client:
+        lines = client.get("/metrics").text.splitlines()
+    gone = [line for line in lines if line.startswith("lorikeet_requests_total{") and 'outcome="client_gone"' in line]
+    return sum(float(line.rpartition(" ")[2]) for line in gone)
+
+
+def test_while_waiting_for_its_turn(make_world: Callable[..., World]) -> None:
+    world = make_world(max_loras=1, max_cpu_loras=3)
     world.publish("acme", "hot", seed=1)
     world.publish("acme", "support", seed=2)
     world.close_gate()
     holder = send_chat(world, adapter="hot", stream=True)
     wait_until(lambda: world.residency() == {"acme/hot@1": 1})
     waiter = send_chat(world)
-    wait_until(lambda: world.residency() == {"acme/hot@1": 1, "acme/support@1": 1})
+    wait_until(lambda: world.residency() == {"acme/hot@1": 1, "acme/support@1": 0})  # loaded while it waits
     hang_up(waiter)
-    wait_until(lambda: world.residency() == {"acme/hot@1": 1})
+    wait_until(lambda: clients_gone(world) == 1)
     hang_up(holder)
-    wait_until(lambda: world.residency() == {"acme/hot@1": 0})
+    wait_until(lambda: clients_gone(world) == 2)
+    wait_until(lambda: world.residency() == {"acme/hot@1": 0, "acme/support@1": 0})
+    world.open_gate()
+    assert world.ask("support").status_code == world.ask("hot").status_code == 200
 
 
-def test_when_all_room_is_held_a_request_waits_and_is_then_told_to_come_back(make_world: Callable[..., World]) -> None:
-    world = make_world(max_loras=1, max_cpu_loras=2, load_timeout_seconds=0.2)
+def test_when_every_slot_is_held_a_request_waits_and_is_then_told_to_come_back(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(max_loras=1, max_cpu_loras=2, queue_timeout_seconds=0.2)
     world.publish("acme", "hot", seed=1)
     world.publish("acme", "support", seed=2)
     world.close_gate()
     holder = send_chat(world, adapter="hot")
     wait_until(lambda: world.residency() == {"acme/hot@1": 1})
     response = world.ask("support")
-    assert (response.status_code, response.json()["error"]["code"]) == (503, "adapter_loading")
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "queue_timeout")
     assert response.headers["retry-after"]
+    assert world.residency() == {"acme/hot@1": 1}
     world.open_gate()
     with holder.getresponse() as answer:
         assert answer.status == 200

@@ -33,6 +33,7 @@ def make_calls(world: World) -> dict[tuple[str, str], Call]:
     """One for each route that changes something, after what it needs was made."""
     for seed in range(1, 6):
         world.publish("acme", "support", seed=seed, promote=seed <= 2)
+    world.publish("acme", "sales", seed=1, promote=False)
     for alias in ("old", "older"):
         world.registry.aliases.promote(OPERATOR, "acme", "support", 1, alias=alias)
     for number in (3, 4):
@@ -41,6 +42,7 @@ def make_calls(world: World) -> dict[tuple[str, str], Call]:
         world.registry.grants.give(OPERATOR, "acme", "support", grantee)
     one, two, three, four = (make_key(world, tenant) for tenant in ("acme", "acme", None, None))
     first, second = (as_multipart(files_of(world.make_folder(seed))) for seed in (11, 12))
+    shadow = f"{SUPPORT}/aliases/canary/shadow"
     keys, platform_keys, versions = "/admin/v1/tenants/acme/keys", "/admin/v1/keys", f"{SUPPORT}/versions"
     return {
         ("POST", "/admin/v1/tenants"): posted("/admin/v1/tenants", {"name": "new"}, {"name": "newer"}),
@@ -58,6 +60,10 @@ def make_calls(world: World) -> dict[tuple[str, str], Call]:
         ("POST", f"{ADAPTER}/rollback"): Call(f"{SUPPORT}/rollback", f"{SUPPORT}/rollback?alias=canary"),
         ("PUT", f"{ADAPTER}/grants/{{grantee}}"): Call(f"{SUPPORT}/grants/friend", f"{SUPPORT}/grants/friends"),
         ("DELETE", f"{ADAPTER}/grants/{{grantee}}"): Call(f"{SUPPORT}/grants/foe", f"{SUPPORT}/grants/stranger"),
+        ("PUT", f"{ADAPTER}/aliases/{{alias}}/shadow"): posted(shadow, {"version": 1, "percent": 5}, {"version": 2}),
+        ("DELETE", f"{ADAPTER}/aliases/{{alias}}/shadow"): Call(shadow, f"{SUPPORT}/aliases/live/shadow"),
+        ("PUT", f"{ADAPTER}/pin"): Call(f"{SUPPORT}/pin", "/admin/v1/tenants/acme/adapters/sales/pin"),
+        ("DELETE", f"{ADAPTER}/pin"): Call(f"{SUPPORT}/pin", "/admin/v1/tenants/acme/adapters/sales/pin"),
         **make_upload_calls(world),
     }
 

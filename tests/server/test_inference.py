@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 from openai import NotFoundError
+from starlette.applications import Starlette
 
 from adapters import Caller, ProbeVerdict, Version, folder_members
 from server.engine.fake import BASE_MARK
@@ -143,7 +144,8 @@ def test_the_engine_is_told_to_store_no_response(world: World) -> None:
     assert [body["store"] for body in world.engine.seen_bodies] == [False, False]
 
 
-def test_a_route_that_the_engine_lacks_is_a_404_in_our_shape(world: World) -> None:
+def test_a_route_that_the_engine_lacks_is_a_404_in_our_shape(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world.engine, "asgi", Starlette())
     with world.client() as client:
         response = client.post("/v1/embeddings", json={"input": "hi"})
     assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")

@@ -1,14 +1,15 @@
-"""What was used is written down once, whatever happens to the database, and is the same as the metrics."""
+"""What was used is written down once, whatever happens to the database, and is the same as the metrics say."""
 
 import asyncio
 import sqlite3
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import ClientDisconnect
 
 from adapters import Caller, NotFoundError, Registry, Scope, StorageError, TenantLimits, UsageField, UsageRow
 from adapters.database import Database
@@ -80,8 +81,8 @@ def make_ledger(registry: Registry, calendar: Calendar, **options: Any) -> Ledge
 
 def use(ledger: Ledger, prompt: int, completion: int, labels: Labels = SUPPORT, caller: Caller = USER) -> None:
     """One request, as the gateway meters it."""
-    with metered(Metrics(), "acme") as meter:
-        meter.book, meter.labels = ledger.book(caller), labels
+    with metered(Metrics(clock=lambda: 0.0), "acme", "key-1", ledger.book(caller)) as meter:
+        meter.labels = labels
         meter.on_usage("call", Usage(prompt, 0))
         meter.on_usage("call", Usage(prompt, completion))
         meter.outcome = meter.outcome.OK
@@ -113,16 +114,16 @@ def test_requests_are_told_apart_by_who_asked_and_who_answered(registry: Registr
     run(story())
     november = date(2026, 11, 30)
     assert rows(registry) == [
-        UsageRow(november, "acme", "base", 0, "key-1", 1, 0, 3, 4),
-        UsageRow(november, "acme", "globex/support", 1, "key-1", 1, 0, 5, 6),
-        UsageRow(november, "acme", "support", 3, "key-1", 2, 0, 2, 4),
+        UsageRow(november, "acme", "base", 0, "key-1", 1, 0, 3, 4, answered_requests=1),
+        UsageRow(november, "acme", "globex/support", 1, "key-1", 1, 0, 5, 6, answered_requests=1),
+        UsageRow(november, "acme", "support", 3, "key-1", 2, 0, 2, 4, answered_requests=2),
     ]
 
 
 def test_a_request_that_fails_has_used_what_it_used(registry: Registry, calendar: Calendar) -> None:
     def fail(ledger: Ledger, error: Exception) -> None:
-        with metered(Metrics(), "acme") as meter:
-            meter.book, meter.labels = ledger.book(USER), SUPPORT
+        with metered(Metrics(), "acme", "key-1", ledger.book(USER)) as meter:
+            meter.labels = SUPPORT
             meter.on_usage("call", Usage(2, 3))
             raise error
 
@@ -137,11 +138,48 @@ def test_a_request_that_fails_has_used_what_it_used(registry: Registry, calendar
     assert total(registry) == (2, 2, 4, 6)
 
 
+def test_a_request_whose_client_has_gone_has_used_what_it_used_and_has_not_failed(
+    registry: Registry, calendar: Calendar
+) -> None:
+    async def story() -> None:
+        ledger = make_ledger(registry, calendar)
+        with suppress(ClientDisconnect), metered(Metrics(), "acme", "key-1", ledger.book(USER)) as meter:
+            meter.labels = SUPPORT
+            meter.on_usage("call", Usage(2, 3))
+            raise ClientDisconnect
+        meter.on_usage("call", Usage(2, 4))  # a token that was made before the engine knew
+        await ledger.flush()
+
+    run(story())
+    (row,) = rows(registry)
+    assert (row.requests, row.aborted_requests, row.failed_requests, row.completion_tokens) == (1, 1, 0, 4)
+
+
+def test_times_and_cached_tokens_are_written_down(registry: Registry, calendar: Calendar) -> None:
+    moments = iter((0.0, 0.25, 0.3, 0.5))
+
+    async def story() -> None:
+        ledger = make_ledger(registry, calendar)
+        metrics = Metrics(clock=lambda: 0.0)
+        metrics.clock = lambda: next(moments)
+        with metered(metrics, "acme", "key-1", ledger.book(USER)) as meter:
+            meter.on_usage("call", Usage(9, 1, 8))
+            meter.on_usage("call", Usage(9, 2, 8))
+        with metered(Metrics(clock=lambda: 0.0), "acme", "key-1", ledger.book(USER)):
+            pass  # refused before it was answered
+        await ledger.flush()
+
+    run(story())
+    (row,) = rows(registry)
+    assert (row.requests, row.answered_requests, row.cached_tokens) == (2, 1, 8)
+    assert (row.mean_first_token_ms, row.mean_request_ms) == (250, 500 / 2)
+
+
 def test_what_was_used_until_midnight_is_that_days(registry: Registry, calendar: Calendar) -> None:
     async def story() -> None:
         ledger = make_ledger(registry, calendar)
-        with metered(Metrics(), "acme") as meter:
-            meter.book, meter.labels = ledger.book(USER), SUPPORT
+        with metered(Metrics(), "acme", "key-1", ledger.book(USER)) as meter:
+            meter.labels = SUPPORT
             meter.on_usage("call", Usage(10, 1))
             calendar.now = datetime(2026, 12, 1, tzinfo=UTC)
             meter.on_usage("call", Usage(10, 5))
@@ -284,22 +322,22 @@ def test_a_clock_that_steps_over_a_months_end_and_back_frees_nothing(registry: R
             await ledger.flush()
             await ledger.learn(USER)
             assert ledger.month_tokens("acme") == 30
-        assert not ledger._unwritten_tokens
+        assert not ledger._unwritten.months
 
     run(story())
 
 
 def test_what_other_servers_write_is_seen_within_a_minute(registry: Registry, calendar: Calendar) -> None:
-    moments = iter((0.0, 59.0, 61.0, 61.0, 61.0))
+    seconds = [0.0]
 
     async def story() -> None:
-        ledger = make_ledger(registry, calendar, clock=lambda: next(moments))
+        ledger = make_ledger(registry, calendar, clock=lambda: seconds[-1])
         await ledger.learn(USER)
         await _write(make_ledger(registry, calendar), 10)
-        await ledger.learn(USER)
-        assert ledger.month_tokens("acme") == 0
-        await ledger.learn(USER)
-        assert ledger.month_tokens("acme") == 10
+        for now, tokens in ((59.0, 0), (61.0, 10)):
+            seconds.append(now)
+            await ledger.learn(USER)
+            assert ledger.month_tokens("acme") == tokens
 
     run(story())
 
@@ -339,6 +377,7 @@ def test_the_ledger_says_what_the_metrics_say(make_world: Callable[..., World]) 
     requests = 'lorikeet_requests_total{adapter="'
     wait_until(lambda: sum(row.requests for row in rows(world.registry)) == world.metric(requests) == 12)
     wait_until(lambda: sum(row.failed_requests for row in rows(world.registry)) == 3)
+    wait_until(lambda: sum(row.aborted_requests for row in rows(world.registry)) == 1)
 
     def measured(kind: str, adapter: str) -> float:
         version = "1" if adapter == "support" else ""
@@ -349,6 +388,32 @@ def test_the_ledger_says_what_the_metrics_say(make_world: Callable[..., World]) 
         assert row.adapter is not None
         assert row.prompt_tokens == measured("prompt", row.adapter)
         assert row.completion_tokens == measured("completion", row.adapter)
+        assert row.cached_tokens == measured("cached", row.adapter)
+        assert row.answered_requests == world.metric(
+            f'lorikeet_time_to_first_token_seconds_count{{adapter="{row.adapter}"'
+        )
+
+
+def test_a_stream_that_its_engine_broke_is_one_failed_request_with_the_tokens_it_had(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(ledger_seconds=0.05)
+    world.publish("acme", "support", seed=1)
+    connection = send_chat(world, stream=True, max_tokens=1500)
+    with connection.getresponse() as response:
+        response.readline()
+        world.live.call(_run(world.engine.kill))
+        response.read()
+    connection.close()
+    wait_until(lambda: [row.requests for row in rows(world.registry)] == [1])
+    (row,) = rows(world.registry)
+    assert (row.failed_requests, row.aborted_requests, row.answered_requests) == (1, 0, 1)
+    completion = 'lorikeet_tokens_total{adapter="support",kind="completion"'
+    assert 0 < row.completion_tokens == world.metric(completion)
+
+
+async def _run(action: Callable[[], None]) -> None:
+    action()
 
 
 def test_usage_is_read_over_http(make_world: Callable[..., World]) -> None:
@@ -374,6 +439,13 @@ def test_usage_is_read_over_http(make_world: Callable[..., World]) -> None:
                     "failed_requests": 0,
                     "prompt_tokens": 2,
                     "completion_tokens": 5,
+                    "aborted_requests": 0,
+                    "cached_tokens": 0,
+                    "answered_requests": 1,
+                    "first_token_ms": own["data"][0]["first_token_ms"],
+                    "request_ms": own["data"][0]["request_ms"],
+                    "mean_first_token_ms": own["data"][0]["first_token_ms"],
+                    "mean_request_ms": own["data"][0]["request_ms"],
                 }
             ],
             "next": None,

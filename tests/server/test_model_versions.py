@@ -52,6 +52,14 @@ def test_for_others_there_is_no_such_model_whatever_they_write(served: World) ->
     assert served.engine.seen_bodies == []
 
 
+def test_no_name_beside_an_adapters_tells_what_is_served(served: World) -> None:
+    served.publish("zoo", "support", seed=1)
+    for adapter in ("nothing-at-all", "support"):
+        answers = [served.ask(adapter, key="zoo", model=model) for model in (MODEL, "acme/model@1", "acme/none@2")]
+        assert {refusal(answer) for answer in answers} == {(400, "conflicting_names")}
+        assert len({answer.content for answer in answers}) == 1
+
+
 def test_who_was_granted_the_model_is_answered_until_the_grant_is_taken(served: World) -> None:
     served.registry.grants.give(OPERATOR, "acme", "model", "zoo")
     answer = served.ask(key="zoo")
@@ -220,7 +228,7 @@ def test_the_engine_is_started_on_the_models_own_files_which_are_held(
         seen.append((base, sorted(path.name for path in Path(base.path).iterdir())))
         raise SettingsError("enough")
 
-    monkeypatch.setattr("server.cli._build_engine", build)
+    monkeypatch.setattr("server.running.build_engine", build)
     monkeypatch.setattr(sys, "argv", ["lorikeet", "serve", "--base", MODEL, "--port", free_port()])
     with pytest.raises(SystemExit):
         main()

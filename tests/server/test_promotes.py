@@ -1,10 +1,12 @@
 """A promote under load: no request fails, none is answered by a mixture, and the new version answers afterwards."""
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from tests.server.uploading import as_multipart, files_of
 from tests.server.world import World, in_thread, wait_until
 
 CALLERS = 4
@@ -68,6 +70,45 @@ def test_a_version_that_cannot_be_loaded_now_is_promoted_another_time(world: Wor
     assert _point(world, 1).status_code == 200
 
 
+def test_promotes_and_uploads_of_what_was_never_probed_wait_for_a_slot_and_hold_no_place_meanwhile(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(max_loras=1, max_cpu_loras=2)
+    world.publish("zoo", "hot", seed=1)
+    world.publish("zoo", "cold", seed=2)
+    for number in (3, 4):
+        world.publish("acme", "support", seed=number, promote=False, is_probed=False)
+    world.close_gate()
+    hot = in_thread(lambda: world.ask("hot", key="zoo"))
+    wait_until(lambda: world.residency() == {"zoo/hot@1": 1})
+    promotes = [in_thread(lambda number=number: _point(world, number)) for number in (1, 2)]  # type: ignore[misc]
+    upload = in_thread(lambda: _upload(world, seed=5))
+    cold = in_thread(lambda: world.ask("cold", key="zoo"))
+    wait_until(lambda: {"acme/support@1", "acme/support@2", "zoo/hot@1"} <= world.residency().keys())
+    world.open_gate()
+    assert [wait().status_code for wait in (hot, *promotes, upload, cold)] == [200, 200, 200, 201, 200]
+
+
+def test_a_promote_gets_its_probe_while_others_ask_without_end(make_world: Callable[..., World]) -> None:
+    world = make_world(max_loras=1, max_cpu_loras=3, max_num_seqs=1)
+    world.publish("zoo", "hot", seed=1)
+    world.publish("acme", "support", seed=2, promote=False, is_probed=False)
+    is_over = threading.Event()
+
+    def ask_on() -> set[int]:
+        statuses = set()
+        while not is_over.is_set():
+            statuses.add(world.ask("hot", key="zoo").status_code)
+        return statuses
+
+    callers = [in_thread(ask_on) for _ in range(CALLERS)]
+    try:
+        assert _point(world, 1).status_code == 200
+    finally:
+        is_over.set()
+    assert [caller() for caller in callers] == [{200}] * CALLERS
+
+
 def test_two_admins_that_promote_from_the_same_revision_do_not_overwrite_each_other(world: World) -> None:
     for number in (1, 2):
         world.publish("acme", "support", seed=number, promote=False)
@@ -103,6 +144,12 @@ def test_a_retired_version_leaves_the_engine_and_finishes_what_runs(world: World
     world.open_gate()
     assert running().status_code == 200
     wait_until(lambda: world.residency() == {})
+
+
+def _upload(world: World, seed: int) -> Any:
+    with world.client("acme-admin") as admin:
+        path = "/admin/v1/tenants/acme/adapters/uploaded/versions"
+        return admin.post(path, **as_multipart(files_of(world.make_folder(seed))))
 
 
 def _point(world: World, number: int, etag: str | None = None) -> Any:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from adapters import Caller, Scope, TenantLimits
 from server.errors import RateLimitedError
-from server.quotas import Quotas, duration
+from server.quotas import Admission, Quotas, duration
 
 SECOND = 10**9
 MINUTE = 60 * SECOND
@@ -192,6 +192,168 @@ def test_who_is_in_debt_or_in_flight_is_not_forgotten(staged: Staged) -> None:
     assert not staged.is_admitted(asks("busy", max_concurrency=1))
 
 
+# --- reservations
+
+
+def reserving(
+    staged: Staged, caller: Caller, prompt_tokens: int, max_tokens: int | None = None, sequences: int = 1
+) -> Admission:
+    """A request in flight, with what it is likely to take."""
+    held = ExitStack()
+    with ExitStack() as attempt:
+        admission = attempt.enter_context(staged.quotas.admitted(caller))
+        admission.reserve(prompt_tokens, sequences=sequences, max_tokens=max_tokens)
+        held = attempt.pop_all()
+    staged.held.append(held)
+    return admission
+
+
+def test_requests_in_flight_together_reserve_what_they_are_likely_to_take(staged: Staged) -> None:
+    caller = asks(tokens_per_minute=60)
+    reserving(staged, caller, 20, max_tokens=10)
+    reserving(staged, caller, 10, max_tokens=10)
+    with pytest.raises(RateLimitedError, match="this takes some 20") as caught:
+        reserving(staged, caller, 10, max_tokens=10)
+    assert caught.value.headers["retry-after"] == "10"
+    staged.now += 10 * SECOND
+    reserving(staged, caller, 10, max_tokens=10)
+
+
+def test_what_passes_is_taken_from_the_reservation_and_the_rest_goes_back(staged: Staged) -> None:
+    caller = asks(tokens_per_minute=100)
+    admission = reserving(staged, caller, 10, max_tokens=40)
+    assert admission.headers["x-ratelimit-remaining-tokens"] == "50"
+    admission.take(12)
+    assert admission.headers["x-ratelimit-remaining-tokens"] == "50"
+    staged.held.pop().close()
+    assert staged.ask(caller)["x-ratelimit-remaining-tokens"] == "88"
+
+
+def test_what_passes_beyond_the_reservation_counts(staged: Staged) -> None:
+    caller = asks(tokens_per_minute=100)
+    reserving(staged, caller, 10, max_tokens=10).take(70)
+    staged.held.pop().close()
+    assert staged.ask(caller)["x-ratelimit-remaining-tokens"] == "30"
+
+
+def test_a_request_larger_than_a_minutes_tokens_passes_when_none_is_missing(staged: Staged) -> None:
+    caller = asks(tokens_per_minute=60)
+    reserving(staged, caller, 1000, max_tokens=1)
+    staged.held.pop().close()
+    staged.ask(caller, tokens=6)
+    with pytest.raises(RateLimitedError) as caught:
+        reserving(staged, caller, 1000, max_tokens=1)
+    assert caught.value.headers["retry-after"] == "6"
+    staged.now += 6 * SECOND
+    reserving(staged, caller, 1000, max_tokens=1)
+
+
+def test_a_refused_reservation_uses_up_no_token_but_a_request_for_its_body_was_read(staged: Staged) -> None:
+    caller = asks(tokens_per_minute=60, requests_per_minute=3, max_concurrency=2)
+    reserving(staged, caller, 40, max_tokens=15)
+    for _ in range(2):
+        with pytest.raises(RateLimitedError, match="tokens_per_minute"):
+            reserving(staged, caller, 40, max_tokens=20)
+    refusal = staged.refusal(caller)
+    assert "requests_per_minute" in refusal.message
+    assert refusal.headers["x-ratelimit-remaining-tokens"] == "5"
+
+
+def test_a_tenants_answers_teach_what_is_likely(staged: Staged) -> None:
+    caller = asks(tokens_per_minute=10_000)
+    for _ in range(100):
+        reserving(staged, caller, 10).take(10 + 5)
+        staged.held.pop().close()
+        staged.now += 100
+    before = int(staged.ask(caller)["x-ratelimit-remaining-tokens"])
+    after = int(reserving(staged, caller, 10).headers["x-ratelimit-remaining-tokens"])
+    assert before - after in range(15, 18)
+
+
+def test_what_is_in_flight_counts_for_the_month(staged: Staged) -> None:
+    caller = asks(monthly_tokens=1000)
+    staged.month_tokens = 900
+    reserving(staged, caller, 100, max_tokens=10)
+    refusal = staged.refusal(caller)
+    assert (refusal.code, refusal.headers["retry-after"]) == ("monthly_quota_exceeded", "1")
+    staged.held.pop().close()
+    assert staged.is_admitted(caller)
+
+
+def test_many_that_begin_together_overrun_a_month_by_no_more_than_one_of_them(staged: Staged) -> None:
+    caller = asks(monthly_tokens=1000)
+    for _ in range(60):  # short answers have taught that little is likely
+        reserving(staged, caller, 1).take(2)
+        staged.held.pop().close()
+    held = [ExitStack() for _ in range(60)]
+    admissions = [one.enter_context(staged.quotas.admitted(caller)) for one in held]
+    passed = []
+    for admission in admissions:  # all were let in before any body had come
+        with suppress(RateLimitedError):
+            admission.reserve(1, sequences=2, max_tokens=250)
+            passed.append(admission)
+    assert len(passed) == 2
+    for one in held:
+        one.close()
+    assert staged.is_admitted(caller)
+
+
+def test_a_months_last_tokens_can_be_used(staged: Staged) -> None:
+    caller = asks(monthly_tokens=1000)
+    staged.month_tokens = 999
+    reserving(staged, caller, 500, max_tokens=10_000)
+    with pytest.raises(RateLimitedError) as caught:
+        reserving(staged, caller, 1, max_tokens=1)
+    assert (caught.value.code, caught.value.headers["retry-after"]) == ("monthly_quota_exceeded", "1")
+
+
+def test_what_a_request_used_of_its_month_is_reserved_no_more(staged: Staged) -> None:
+    caller = asks(monthly_tokens=1000)
+    reserving(staged, caller, 100, max_tokens=900).take(600)
+    staged.month_tokens = 600
+    assert not staged.is_admitted(caller)
+    staged.held.pop().close()
+    assert staged.is_admitted(caller)
+
+
+def test_an_answer_that_says_no_length_reserves_as_much_of_a_month_as_is_usual(staged: Staged) -> None:
+    caller = asks(monthly_tokens=64)
+    for _ in range(100):
+        reserving(staged, caller, 0).take(1)
+        staged.held.pop().close()
+    reserving(staged, caller, 0)
+    assert not staged.is_admitted(caller)
+
+
+@given(
+    per_minute=st.integers(1, 500),
+    steps=st.lists(
+        st.tuples(st.integers(0, MINUTE), st.integers(0, 600), st.integers(1, 100), st.integers(0, 40), st.booleans()),
+        max_size=40,
+    ),
+)
+def test_reservations_never_hold_more_than_a_bucket_and_all_come_back(
+    per_minute: int, steps: list[tuple[int, int, int, int, bool]]
+) -> None:
+    staged, caller = Staged(), asks(tokens_per_minute=per_minute)
+    for pause, prompt_tokens, max_tokens, taken, ends in steps:
+        staged.now += pause
+        try:
+            admission = reserving(staged, caller, prompt_tokens, max_tokens)
+        except RateLimitedError:
+            continue
+        tenant = staged.quotas._tenants["acme"]
+        assert tenant.tokens.missing <= per_minute * MINUTE or prompt_tokens + max_tokens > per_minute
+        admission.take(min(taken, prompt_tokens))
+        if ends:
+            staged.held.pop(0).close()
+    for held in staged.held:
+        held.close()
+    staged.now += 60 * MINUTE * 60
+    staged.ask(caller)
+    assert len(staged.quotas) == 0
+
+
 @pytest.mark.parametrize(
     ("seconds", "written"), [(0, "0s"), (1, "1s"), (59, "59s"), (360, "6m0s"), (3600, "1h0m0s"), (90_061, "25h1m1s")]
 )
@@ -260,3 +422,12 @@ def test_no_more_are_in_flight_than_may_be_and_every_place_comes_back_once(limit
     for held in staged.held:
         held.close()
     assert len(staged.quotas) == 0
+
+
+def test_what_is_counted_after_the_end_is_taken_from_the_bucket(staged: Staged) -> None:
+    caller = asks(tokens_per_minute=1000)
+    with staged.quotas.admitted(caller) as admission:
+        admission.reserve(10, sequences=1, max_tokens=50)
+        admission.take(10)
+    admission.take(40)
+    assert staged.ask(caller)["x-ratelimit-remaining-tokens"] == "950"

@@ -131,3 +131,12 @@ def test_an_arm_that_its_probe_refuses_leaves_its_callers_to_the_other(world: Wo
     world.engine.samples_nan = True
     assert world.ask("support").headers["x-lorikeet-adapter"] == "acme/support@1"
     assert world.registry.versions.get(OPERATOR, "acme", "support", 2).state == "rejected"
+
+
+def test_the_metrics_tell_the_arms_apart(canary: World, user_of_acme: httpx.Client) -> None:
+    met = Counter(version_for(user_of_acme, user=f"user-{number}") for number in range(40))
+    for arm, answers in met.items():
+        own = f'tenant="acme",version="{arm.rpartition("@")[2]}"}}'
+        assert canary.metric(f'lorikeet_requests_total{{adapter="support",outcome="ok",{own}') == answers
+        assert canary.metric(f'lorikeet_tokens_total{{adapter="support",kind="completion",{own}') == answers
+        assert canary.metric(f'lorikeet_time_to_first_token_seconds_count{{adapter="support",{own}') == answers

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from adapters import open_registry
 from server.cli import app
+from server.configuration import configure
 from server.engine.fake import FakeEngine
 from server.engine.protocol import EngineError, Health
 from server.errors import SettingsError
@@ -38,27 +39,19 @@ def test_the_server_is_imported_without_any_ml_package() -> None:
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        ({"max_lora_rank": 24}, "max_lora_rank"),
-        ({"max_loras": 0}, "max_loras"),
-        ({"max_loras": 8, "max_cpu_loras": 8}, "max_cpu_loras"),
-        ({"port": 70000}, "port"),
-        ({"dtype": "int3"}, "dtype"),
-        ({"max_lorras": 3}, "max_lorras"),
-        ({"max_model_len": 63}, "max_model_len"),
+        ({"max_lora_rank": "24"}, "--max-lora-rank"),
+        ({"max_loras": "0"}, "--max-loras"),
+        ({"max_loras": "8", "max_cpu_loras": "8"}, "max_cpu_loras"),
+        ({"port": "70000"}, "--port"),
+        ({"dtype": "int3"}, "--dtype"),
+        ({"max_model_len": "63"}, "--max-model-len"),
     ],
 )
-def test_settings_that_cannot_be_are_named_in_one_line(flags: dict[str, object], named: str) -> None:
+def test_settings_that_cannot_be_are_named_in_one_line(flags: dict[str, str | None], named: str) -> None:
     with pytest.raises(SettingsError) as refused:
-        ServerSettings.build(flags)
+        configure(flags)
     assert named in refused.value.message
     assert "\n" not in refused.value.message
-
-
-def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LORIKEET_PORT", "9001")
-    monkeypatch.setenv("LORIKEET_MAX_LORAS", "3")
-    settings = ServerSettings.build({"port": 9002, "max_loras": None})
-    assert (settings.port, settings.max_loras) == (9002, 3)
 
 
 @pytest.mark.parametrize(("highest", "step"), [(1, 1), (8, 8), (9, 16), (64, 64), (65, 128), (512, 512)])
@@ -68,7 +61,7 @@ def test_the_engine_starts_at_the_step_that_covers_the_registrys_rank(highest: i
 
 @pytest.mark.parametrize(("chosen", "step"), [(64, 64), (128, 128), (32, None)])
 def test_a_rank_below_the_registrys_is_refused_with_the_one_that_would_do(chosen: int, step: int | None) -> None:
-    settings = ServerSettings.build({"max_lora_rank": chosen})
+    settings = ServerSettings.model_validate({"max_lora_rank": chosen})
     if step is not None:
         assert settings.rank_step(64) == step
         return
@@ -143,7 +136,7 @@ def serving(home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FakeEngine, li
     with open_registry(home) as registry:
         registry.bases.add(OPERATOR, make_base())
     engine = FakeEngine("tiny")
-    monkeypatch.setattr("server.cli._build_engine", lambda *_: engine)
+    monkeypatch.setattr("server.running.build_engine", lambda *_: engine)
     return engine, ["--base", "tiny", "--port", _free_port()]
 
 
@@ -156,21 +149,21 @@ def test_the_command_serves_until_it_is_stopped_and_then_exits_0(serving: tuple[
     assert f"listening on http://127.0.0.1:{arguments[-1]}" in result.output
 
 
-def test_the_command_exits_with_1_when_the_engine_dies(serving: tuple[FakeEngine, list[str]]) -> None:
+def test_the_command_exits_with_75_when_the_engine_dies(serving: tuple[FakeEngine, list[str]]) -> None:
     engine, arguments = serving
     killed = in_thread(lambda: _when_ready(arguments[-1], engine.kill))
     result = CliRunner().invoke(app, arguments)
     killed()
-    assert result.exit_code == 1
+    assert result.exit_code == 75
     assert "the engine died" in result.output
 
 
-def test_the_command_exits_with_1_when_the_engine_hangs(serving: tuple[FakeEngine, list[str]]) -> None:
+def test_the_command_exits_with_75_when_the_engine_hangs(serving: tuple[FakeEngine, list[str]]) -> None:
     engine, arguments = serving
-    stalled = in_thread(lambda: _when_ready(arguments[-1], engine.stall))
+    stalled = in_thread(lambda: _when_ready(arguments[-1], engine.halt))
     result = CliRunner().invoke(app, arguments)
     stalled()
-    assert result.exit_code == 1
+    assert result.exit_code == 75
 
 
 def test_an_engine_that_does_not_start_is_one_line_and_exit_code_1(

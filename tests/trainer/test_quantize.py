@@ -204,6 +204,10 @@ def test_a_base_is_named_as_the_hub_names_it(
 # --- schemes ----------------------------------------------------------------------------------------------------------
 
 
+def test_gptq_is_stored_as_w4a16_is_so_that_what_serves_one_serves_the_other() -> None:
+    assert arguments_of(Scheme.GPTQ, 32) == arguments_of(Scheme.W4A16, 32)
+
+
 def test_auto_takes_the_largest_group_that_divides_every_layer() -> None:
     smollm = {"q_proj": Module(576, 576), "down_proj": Module(1536, 576)}
     assert choose_group_size(Scheme.GPTQ, None, smollm) == 64

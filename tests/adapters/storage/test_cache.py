@@ -144,6 +144,15 @@ def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
         assert set(cached(tmp_path / "cache")) == {first, third}
 
 
+def test_it_tells_how_full_it_is(tmp_path: Path) -> None:
+    source, cache = Source(tmp_path, count=2), Cache(tmp_path / "cache", budget_bytes=9000)
+    assert (cache.use().size_bytes, cache.use().budget_bytes) == (0, 9000)
+    for digest in source.blobs:
+        with cache.hold(digest, source.find):
+            pass
+    assert cache.use().size_bytes == sum(map(source.size_of, source.blobs))
+
+
 def test_what_is_held_again_is_used_again(tmp_path: Path) -> None:
     source = Source(tmp_path / "source", count=3)
     first, second, third = source.blobs

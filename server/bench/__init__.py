@@ -1,0 +1,1 @@
+"""What `lorikeet bench gateway` measures: a module a scenario, each with `run(say) -> dict`."""
