@@ -18,6 +18,13 @@ from server.running import _refuse_open_door
 from server.settings import ServerSettings
 from tests.server.world import World
 
+
+@pytest.fixture
+def database() -> str:
+    """It plays no part."""
+    return "sqlite"
+
+
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """httpx would read all certificates anew for each call."""
 SHARED = {"/healthz", "/readyz", "/openapi.json"}

@@ -9,6 +9,13 @@ import pytest
 
 from tests.server.world import World, wait_until
 
+
+@pytest.fixture
+def database() -> str:
+    """It plays no part."""
+    return "sqlite"
+
+
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 

@@ -29,6 +29,13 @@ from server.asked import OURS
 from server.gateway import PATHS
 from tests.server.world import World
 
+
+@pytest.fixture
+def database() -> str:
+    """It plays no part."""
+    return "sqlite"
+
+
 CHECKS = [
     not_a_server_error,
     status_code_conformance,

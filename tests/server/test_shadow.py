@@ -18,6 +18,13 @@ from server.in_flight import InFlight
 from server.shadow import _Copy
 from tests.server.world import OPERATOR, World, in_thread, wait_until
 
+
+@pytest.fixture
+def database() -> str:
+    """It plays no part."""
+    return "sqlite"
+
+
 SHADOW = "/admin/v1/tenants/acme/adapters/support/aliases/live/shadow"
 NAMES = ("ok", "refused", "failed", "dropped", "cut")
 

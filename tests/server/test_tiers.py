@@ -10,6 +10,13 @@ from tests.server.administering import read
 from tests.server.test_hang_ups import hang_up, send_chat
 from tests.server.world import World, wait_until
 
+
+@pytest.fixture
+def database() -> str:
+    """It plays no part."""
+    return "sqlite"
+
+
 pytestmark = pytest.mark.parametrize("database", ["sqlite"])
 
 ADAPTERS = 60

@@ -16,6 +16,13 @@ from server.engine.protocol import EngineDeadError, LoadedAdapter
 from tests.live_server import LiveServer
 from tests.server.world import OPERATOR, World, make_settings, wait_until
 
+
+@pytest.fixture
+def database() -> str:
+    """It plays no part."""
+    return "sqlite"
+
+
 pytestmark = pytest.mark.parametrize("database", ["sqlite"])
 
 Restart = Callable[..., World]

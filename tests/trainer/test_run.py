@@ -212,6 +212,7 @@ def test_nothing_is_reported_to_the_hub(
 ) -> None:
     monkeypatch.delenv("CI", raising=False)  # TRL is silent there anyway
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", False)
+    monkeypatch.setattr(_telemetry, "_TELEMETRY_THREAD", None)  # another test's process may have had one
     assert lorikeet("train", "run", write_job()).code == 0
     assert _telemetry._TELEMETRY_THREAD is None
 
