@@ -19,10 +19,9 @@ from statistics import median
 from typing import Any, Final
 
 import aiohttp
-import numpy as np
-from safetensors.numpy import save_file
 
 from adapters import Base, Caller, RegistrySettings, Scope, folder_members, open_registry
+from server.bench.random_adapter import write_random_adapter
 from server.engine.environment import environment_with, prepare_environment
 from server.running import build_engine
 from server.settings import ServerSettings
@@ -67,7 +66,9 @@ def run(say: Callable[[str], None]) -> dict[str, Any]:
     prepare_environment()
     with tempfile.TemporaryDirectory(prefix="lorikeet-bench-") as temporary:
         folder = Path(temporary)
-        adapters = {name: _write_adapter(folder / name, base, seed) for seed, name in enumerate(ADAPTERS)}
+        adapters = {
+            name: write_random_adapter(folder / name, base, rank=RANK, seed=seed) for seed, name in enumerate(ADAPTERS)
+        }
         key = _make_home(folder / "home", base, adapters)
         say("starting both servers")
         flags = build_engine(settings, base, max_rank).flags  # ours come to the same
@@ -198,21 +199,6 @@ def _make_home(home: Path, base: Base, adapters: Mapping[str, Path]) -> str:
             registry.versions.publish(OPERATOR, "bench", name, folder_members(folder), base=base.fingerprint)
             registry.aliases.promote(OPERATOR, "bench", name, 1)
         return registry.keys.issue(OPERATOR, "bench", name="bench", scopes=frozenset({Scope.INFER})).secret
-
-
-def _write_adapter(folder: Path, base: Base, seed: int) -> Path:
-    """A LoRA on every linear layer, as PEFT saves it."""
-    folder.mkdir()
-    random = np.random.default_rng(seed)
-    tensors = {}
-    for name, module in base.modules.items():
-        for matrix, shape in (("A", (RANK, module.in_features)), ("B", (module.out_features, RANK))):
-            tensors[f"base_model.model.{name}.lora_{matrix}.weight"] = random.normal(0, 0.01, shape).astype(np.float32)
-    save_file(tensors, folder / "adapter_model.safetensors")
-    targets = sorted({name.rpartition(".")[2] for name in base.modules})
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": RANK, "target_modules": targets}
-    (folder / "adapter_config.json").write_text(json.dumps(config | {"bias": "none"}))
-    return folder
 
 
 def _free_port() -> int:

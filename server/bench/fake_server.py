@@ -4,7 +4,6 @@ It measures itself: how long each token took from when the engine owed it to the
 """
 
 import asyncio
-import json
 import socket
 import tempfile
 import time
@@ -17,8 +16,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-from safetensors.numpy import save_file
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
@@ -36,6 +33,7 @@ from adapters import (
     open_registry,
 )
 from server.app import create_app
+from server.bench.random_adapter import write_random_adapter
 from server.engine.fake import FakeEngine
 from server.engine.fake_pace import DUE
 from server.in_flight import InFlight
@@ -121,7 +119,7 @@ def _fill(registry: Registry, staged: Staged, folder: Path) -> Mapping[str, str]
     for seed, (tenant, limits) in enumerate(staged.tenants.items()):
         registry.tenants.create(OPERATOR, tenant)
         registry.tenants.set_limits(OPERATOR, tenant, limits)
-        members = folder_members(_write_adapter(folder / tenant, seed))
+        members = folder_members(write_random_adapter(folder / tenant, BASE, rank=RANK, seed=seed))
         # Probed already: at some paces a probe takes a quarter of a minute.
         registry.versions.publish(OPERATOR, tenant, "own", members, base=BASE.fingerprint, probe=_accept)
         registry.aliases.promote(OPERATOR, tenant, "own", 1)
@@ -131,20 +129,6 @@ def _fill(registry: Registry, staged: Staged, folder: Path) -> Mapping[str, str]
 
 def _accept(_folder: Path, _manifest: Manifest) -> ProbeVerdict:
     return ProbeVerdict(is_accepted=True)
-
-
-def _write_adapter(folder: Path, seed: int) -> Path:
-    folder.mkdir()
-    random = np.random.default_rng(seed)
-    tensors = {
-        f"base_model.model.{name}.lora_{matrix}.weight": random.normal(0, 0.01, shape).astype(np.float32)
-        for name in BASE.modules
-        for matrix, shape in (("A", (RANK, WIDTH)), ("B", (WIDTH, RANK)))
-    }
-    save_file(tensors, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": RANK, "bias": "none"}
-    (folder / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["q_proj"]}))
-    return folder
 
 
 class _Timed:
