@@ -21,7 +21,7 @@ def serve(
     *,
     base: Annotated[
         str | None,
-        typer.Option(help="The base: a name, fingerprint or path in the registry, or a whole model: acme/model@2."),
+        typer.Option(help="The base: a name, hub id or path in the registry, or a whole model: acme/model@2."),
     ] = None,
     host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
     port: Annotated[str | None, typer.Option(metavar="NUMBER", help="The port to listen on.")] = None,
