@@ -6,7 +6,6 @@ adapters were trained to say their words.
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from server.app import create_app
 from server.engine.fake import FakeEngine
 from server.settings import ServerSettings
 from tests.builders import make_adapter_folder, make_base
-from tests.live_server import LiveServer
+from tests.live_server import LiveServer, free_port
 from tests.task import write_task
 from tests.tiny_model import make_tiny_checkpoint
 
@@ -115,7 +114,7 @@ class RealStage:
             self._train(home)
         with open_registry(home) as registry:
             self.keys = issue_keys(registry)
-        self._port = _free_port()
+        self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._start()
 
@@ -212,10 +211,3 @@ def wait_until(claim: Callable[[], bool]) -> None:
 
 async def _call(action: Callable[[], None]) -> None:
     action()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
+from tests.live_server import free_port
 from tests.task import ANSWER, METHODS, write_task
 
 pytestmark = pytest.mark.engine
@@ -120,10 +120,3 @@ def wait_until_listening(server: "subprocess.Popen[str]", log: Path) -> None:
     """Read what the server says of its start until it listens; if it ends before that, show why."""
     assert server.stdout is not None
     assert any("listening on" in line for line in server.stdout), log.read_text()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -19,7 +19,8 @@ from adapters import Base, Caller, Kind, Scope, fingerprint_base, folder_members
 from tests.builders import make_adapter_folder
 from tests.engine.asking import GREEDY, QUESTION, text_of
 from tests.engine.conftest import ALL_LINEAR
-from tests.engine.test_main_job import LORIKEET, free_port, wait_until_listening
+from tests.engine.test_main_job import LORIKEET, wait_until_listening
+from tests.live_server import free_port
 
 pytestmark = pytest.mark.engine
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 
 from adapters import Base, Limits, Scope, folder_members, open_registry
 from tests.engine.conftest import MAX_RANK, OPERATOR
+from tests.live_server import free_port
 
 pytestmark = pytest.mark.engine
 SECONDS_TO_TELL = 10
@@ -179,13 +179,6 @@ def is_gone(process: psutil.Process) -> bool:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_until(is_true: Callable[[], bool], seconds: float) -> None:

@@ -15,7 +15,7 @@ from adapters import Scope, open_registry
 from server.cli import app
 from server.engine.fake import BASE_MARK, FakeEngine
 from tests.builders import make_base
-from tests.server.test_start import _free_port
+from tests.live_server import free_port
 from tests.server.world import OPERATOR, in_thread, wait_until
 
 BODY = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 50}
@@ -64,7 +64,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Play:
         key = registry.keys.issue(OPERATOR, "acme", name="test", scopes=frozenset({Scope.INFER})).secret
 
     def run(scene: Callable[[Stage], Any]) -> tuple[Result, Any]:
-        engine, port = FakeEngine("tiny"), _free_port()
+        engine, port = FakeEngine("tiny"), str(free_port())
         monkeypatch.setattr("server.running.build_engine", lambda *_: engine)
         engine.gate.clear()
         stage = Stage(engine, port, key)

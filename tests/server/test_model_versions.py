@@ -1,6 +1,5 @@
 """A server that was started on a `merged` or `full` version: the base is a version, and only its tenant's."""
 
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from lorikeet import main
 from server.engine.fake import BASE_MARK, FakeEngine
 from server.errors import SettingsError
 from tests.builders import folder_of, make_adapter_folder
+from tests.live_server import free_port
 from tests.server.administering import ACME, call
 from tests.server.models import add_base, publish_models, serving
 from tests.server.uploading import as_multipart, files_of
@@ -166,12 +166,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
-
-
 def _damage(registry: Registry) -> None:
     version = registry.versions.get(OPERATOR, "acme", "model", 2)
     config = folder_of(registry, version.manifest.digest) / "config.json"
@@ -211,7 +205,7 @@ def test_a_model_that_can_not_be_served_is_named_in_one_line(
         reference = reference or _fingerprint(registry)
         if spoil is not None:
             spoil(registry)
-    monkeypatch.setattr(sys, "argv", ["lorikeet", "serve", "--base", reference, "--port", free_port()])
+    monkeypatch.setattr(sys, "argv", ["lorikeet", "serve", "--base", reference, "--port", str(free_port())])
     with pytest.raises(SystemExit) as left:
         main()
     told = capsys.readouterr().err
@@ -229,7 +223,7 @@ def test_the_engine_is_started_on_the_models_own_files_which_are_held(
         raise SettingsError("enough")
 
     monkeypatch.setattr("server.running.build_engine", build)
-    monkeypatch.setattr(sys, "argv", ["lorikeet", "serve", "--base", MODEL, "--port", free_port()])
+    monkeypatch.setattr(sys, "argv", ["lorikeet", "serve", "--base", MODEL, "--port", str(free_port())])
     with pytest.raises(SystemExit):
         main()
     ((base, files),) = seen

@@ -1,6 +1,5 @@
 """One server for one SQLite home, several for one PostgreSQL."""
 
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from adapters.cli import app as adapters_app
 from server.cli import app
 from server.errors import SettingsError
 from server.single import only_server
+from tests.live_server import free_port
 
 HOLD = """
 import sys, time
@@ -35,7 +35,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_second_server_on_one_sqlite_home_is_refused(home: Path) -> None:
     with only_server(home):
-        result = CliRunner().invoke(app, ["--port", _free_port()])
+        result = CliRunner().invoke(app, ["--port", str(free_port())])
     assert isinstance(result.exception, SettingsError)
     assert result.exception.code == "server_running"
     assert "LORIKEET_DATABASE_URL" in result.exception.message
@@ -46,7 +46,7 @@ def test_a_second_server_on_one_postgresql_is_not(
 ) -> None:
     monkeypatch.setenv("LORIKEET_DATABASE_URL", new_postgresql())
     with only_server(home):
-        result = CliRunner().invoke(app, ["--port", _free_port(), "--base", "nothing"])
+        result = CliRunner().invoke(app, ["--port", str(free_port()), "--base", "nothing"])
     assert isinstance(result.exception, RegistryError)
     assert result.exception.code == "base_not_found"
 
@@ -82,9 +82,3 @@ def _other_server(home: Path) -> Iterator[subprocess.Popen[str]]:
     finally:
         other.kill()
         other.communicate()
-
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])

@@ -22,6 +22,7 @@ from server.errors import SettingsError
 from server.secret import read_or_make_secret
 from server.settings import ServerSettings
 from tests.builders import make_base
+from tests.live_server import free_port
 from tests.server.world import OPERATOR, in_thread, wait_until
 
 BLOCKED = """
@@ -119,13 +120,13 @@ def test_a_port_that_is_taken_is_named_before_anything_is_loaded(home: Path) -> 
 def test_without_any_key_only_this_machine_may_reach_the_server(home: Path) -> None:
     with open_registry(home) as registry:
         registry.bases.add(OPERATOR, make_base())
-    result = CliRunner().invoke(app, ["--host", "0.0.0.0", "--port", _free_port(), "--base", "tiny"])  # noqa: S104  — the point
+    result = CliRunner().invoke(app, ["--host", "0.0.0.0", "--port", str(free_port()), "--base", "tiny"])  # noqa: S104  — the point
     assert isinstance(result.exception, SettingsError)
     assert result.exception.code == "no_api_key"
 
 
 def test_an_unknown_base_is_named(home: Path) -> None:
-    result = CliRunner().invoke(app, ["--base", "nothing", "--port", _free_port()])
+    result = CliRunner().invoke(app, ["--base", "nothing", "--port", str(free_port())])
     assert getattr(result.exception, "code", None) == "base_not_found"
     assert home.exists()
 
@@ -137,7 +138,7 @@ def serving(home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FakeEngine, li
         registry.bases.add(OPERATOR, make_base())
     engine = FakeEngine("tiny")
     monkeypatch.setattr("server.running.build_engine", lambda *_: engine)
-    return engine, ["--base", "tiny", "--port", _free_port()]
+    return engine, ["--base", "tiny", "--port", str(free_port())]
 
 
 def test_the_command_serves_until_it_is_stopped_and_then_exits_0(serving: tuple[FakeEngine, list[str]]) -> None:
@@ -197,9 +198,3 @@ def _is_ready(port: str) -> bool:
 
 def test_help_has_an_example() -> None:
     assert "Example: lorikeet serve" in CliRunner().invoke(app, ["--help"]).output
-
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
